@@ -4,7 +4,7 @@ On the wire an error is a gRPC status whose details hold one `google.rpc.ErrorIn
 (https://google.aip.dev/193): `reason` names the case, `metadata["param"]` the field of the HTTP request.
 """
 
-from typing import ClassVar, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 import grpc
 from google.protobuf import any_pb2
@@ -129,5 +129,5 @@ def _number(code: StatusCode) -> int:
 
 
 def _trailing_metadata(error: grpc.RpcError) -> list[tuple[str, bytes]]:
-    metadata = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
+    metadata: Any = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
     return [(key, value) for key, value in metadata or () if isinstance(value, bytes)]

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -36,13 +36,10 @@ def open_channel(address: str) -> Channel:
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns a `ServiceError` into its gRPC status, and any other exception into a bare INTERNAL one with a log entry."""
+    """Turns a `ServiceError` into its gRPC status, and any other exception into a bare INTERNAL one and a log entry."""
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any]"]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[Any, Any]":
+    async def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Wraps the handler of a call."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
@@ -109,7 +106,7 @@ class HealthService:
 
 async def is_serving(channel: Channel, *, timeout_seconds: float = 2.0) -> bool:
     """Asks a process whether it takes calls."""
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
     try:
         answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_seconds)
     except grpc.aio.AioRpcError:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import structlog
@@ -11,6 +11,9 @@ import structlog
 from localcode.cache.v1 import cache_pb2 as pb
 from localcode.cache.v1.cache_pb2_grpc import CacheServiceStub
 from services.shared.grpc_runtime import open_channel
+
+if TYPE_CHECKING:
+    from localcode.cache.v1.cache_pb2_grpc import CacheServiceAsyncStub
 
 HEARTBEAT_SECONDS: Final = 1.0
 LEASE_SECONDS: Final = 5
@@ -33,7 +36,7 @@ async def registered(cache_address: str, describe: Callable[[], pb.Worker]) -> A
                 await stub.DeregisterWorker(pb.DeregisterWorkerRequest(worker_id=describe().worker_id), timeout=1.0)
 
 
-async def _renew_forever(stub: "CacheServiceStub", describe: Callable[[], pb.Worker]) -> None:
+async def _renew_forever(stub: "CacheServiceAsyncStub", describe: Callable[[], pb.Worker]) -> None:
     was_reachable = True
     while True:
         is_reachable = await _renew(stub, describe())
@@ -43,7 +46,7 @@ async def _renew_forever(stub: "CacheServiceStub", describe: Callable[[], pb.Wor
         await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
-async def _renew(stub: "CacheServiceStub", worker: pb.Worker) -> bool:
+async def _renew(stub: "CacheServiceAsyncStub", worker: pb.Worker) -> bool:
     try:
         await stub.RegisterWorker(
             pb.RegisterWorkerRequest(worker=worker, lease_seconds=LEASE_SECONDS), timeout=HEARTBEAT_SECONDS

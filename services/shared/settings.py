@@ -30,6 +30,7 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Puts the environment over the values given."""
         return env_settings, init_settings
 
 
@@ -51,7 +52,7 @@ class LogSettings(ServiceSettings):
 
 
 def config_path() -> Path | None:
-    """Finds `localcode.toml`: `LOCALCODE_CONFIG`, else the working directory, else the user's configuration directory."""
+    """Finds `localcode.toml`: as `LOCALCODE_CONFIG` says, else in the working directory, else in the user's own."""
     if named := os.environ.get(CONFIG_VARIABLE):
         path = Path(named)
         if not path.is_file():

@@ -1,0 +1,139 @@
+"""Runs a worker: `LOCALCODE_WORKER_NAME=coder python -m services.worker`."""
+
+import asyncio
+import os
+import socket
+import sys
+import time
+import uuid
+
+import structlog
+
+from localcode.cache.v1 import cache_pb2
+from localcode.inference.v1 import inference_pb2 as pb
+from localcode.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from services.shared.grpc_runtime import HealthService, running_server, wait_for_stop_signal
+from services.shared.registration import registered
+from services.shared.settings import ConfigurationError, LogSettings, load_document, load_settings
+from services.shared.telemetry import configure_logging, serve_metrics
+from services.worker import metrics
+from services.worker.default_template import CHATML
+from services.worker.engine import Engine, EngineLimits
+from services.worker.llama import LoadFailed, device_names
+from services.worker.loading import Loaded, load
+from services.worker.prompts import Preparer
+from services.worker.servicer import InferenceServicer, Mailbox
+from services.worker.settings import WorkerSettings
+from services.worker.watchdog import watch
+
+_log = structlog.get_logger(__name__)
+
+
+def main() -> None:
+    """Reads the settings and serves until told to stop."""
+    try:
+        document = load_document()
+        name = os.environ.get("LOCALCODE_WORKER_NAME", "")
+        settings = load_settings(WorkerSettings, "models", name, document=document)
+        configure_logging(load_settings(LogSettings, "log", document=document), process=f"worker-{settings.name}")
+        asyncio.run(_serve(settings))
+    except (ConfigurationError, LoadFailed) as error:
+        sys.exit(str(error))
+
+
+async def _serve(settings: WorkerSettings) -> None:
+    started = time.monotonic()
+    loaded = await asyncio.to_thread(load, settings)
+    engine = Engine(
+        loaded.model, loaded.context, loaded.pool, loaded.lock, _limits(settings),
+        Mailbox(asyncio.get_running_loop()).post,
+    )  # fmt: skip
+    await asyncio.to_thread(engine.start)
+    _log.info(
+        "model_loaded", model=settings.name, seconds=round(time.monotonic() - started, 2), context=loaded.size.context,
+        kv_cells=loaded.size.cells, slots=settings.slots, threads=loaded.threads, devices=device_names() or ["CPU"],
+    )  # fmt: skip
+    try:
+        await _serve_engine(settings, loaded, engine)
+    finally:
+        engine.stop()
+
+
+async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine) -> None:
+    worker_id = f"{settings.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    servicer = _servicer(settings, loaded, engine, worker_id)
+    health = HealthService()
+    metrics.observe(engine, model=settings.name)
+    serve_metrics(settings.metrics_port)
+
+    async with (
+        running_server(
+            settings.listen,
+            lambda server: add_InferenceServiceServicer_to_server(servicer, server),
+            health_service=health,
+        ) as address,
+        registered(
+            settings.cache_address,
+            lambda: _registration(settings, loaded, engine, worker_id, settings.advertise or address),
+        ),
+        watch(engine),
+    ):
+        await health.set_serving(True)
+        _log.info("worker_ready", worker_id=worker_id, address=address)
+        await wait_for_stop_signal()
+
+
+def _servicer(settings: WorkerSettings, loaded: Loaded, engine: Engine, worker_id: str) -> InferenceServicer:
+    model = loaded.model
+    template = model.chat_template or CHATML
+    preparer = Preparer(model, template, settings, context_length=loaded.size.context)
+    description = pb.ModelDescription(
+        name=settings.name,
+        aliases=settings.aliases,
+        context_length=loaded.size.context,
+        capabilities=[pb.CAPABILITY_CHAT, pb.CAPABILITY_TOOLS],
+        owner=model.metadata("general.organization") or "local",
+        slot_count=settings.slots,
+        loaded_at_seconds=int(time.time()),
+        size_bytes=model.size_bytes,
+        parameter_count=model.parameter_count,
+    )
+    return InferenceServicer(engine, model, preparer, description, worker_id=worker_id)
+
+
+def _limits(settings: WorkerSettings) -> EngineLimits:
+    return EngineLimits(
+        slots=settings.slots,
+        queue_size=settings.queue_size,
+        batch_tokens=settings.batch_tokens,
+        step_budget_seconds=settings.step_budget_ms / 1000,
+    )
+
+
+def _registration(
+    settings: WorkerSettings, loaded: Loaded, engine: Engine, worker_id: str, address: str
+) -> cache_pb2.Worker:
+    load_now = engine.load()
+    return cache_pb2.Worker(
+        worker_id=worker_id,
+        address=address,
+        models=[
+            cache_pb2.WorkerModel(
+                name=settings.name,
+                aliases=settings.aliases,
+                context_length=loaded.size.context,
+                slot_count=settings.slots,
+            )
+        ],
+        load=cache_pb2.WorkerLoad(
+            running_count=load_now.running_count,
+            waiting_count=load_now.waiting_count,
+            used_cell_count=load_now.used_cells,
+            cell_count=load_now.cell_count,
+            prefill_tokens_per_second=load_now.prefill_tokens_per_second,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

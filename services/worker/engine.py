@@ -1,0 +1,353 @@
+"""The engine: one thread that owns the `llama_context` and works on all requests in common steps.
+
+A step: take requests → drop cancelled → admit → plan (pure) → `llama_decode` → sample → emit → park what ended.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from localcode.inference.v1 import inference_pb2 as pb
+from services.shared.errors import BackendFailed, Overloaded
+from services.worker.compute_lock import ComputeLock
+from services.worker.cost import StepCost
+from services.worker.generation import NO_SEQUENCE, Event, Generation
+from services.worker.kv_pool import KvPool
+from services.worker.llama import LlamaContext, LlamaModel, NoFreeCell, Row
+from services.worker.sampling import token_logprob
+from services.worker.scheduler import Chunk, in_order, plan_step, shared_length, waits_for_sibling
+
+_log = structlog.get_logger(__name__)
+_MIN_PREFILL_TOKENS: Final = 16
+_UNSHARED_STEP_SECONDS: Final = 2.0  # bounds how long a new or cancelled request waits for the step in progress
+_SHARED_STEP_SECONDS: Final = 1.0  # the same where others wait: another worker, or anyone behind a title
+_WARMUP_SIZES: Final = (1, 1, 16, 64)
+
+Post = Callable[[list[tuple[Generation, Event]]], None]
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What the engine may do at once."""
+
+    slots: int
+    queue_size: int
+    batch_tokens: int
+    step_budget_seconds: float
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """How busy the engine is."""
+
+    running_count: int
+    waiting_count: int
+    used_cells: int
+    cell_count: int
+    prefill_tokens_per_second: float
+
+
+class Engine:
+    """Generates for many requests at once. Public methods may be called from any thread."""
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        context: LlamaContext,
+        pool: KvPool,
+        lock: ComputeLock,
+        limits: EngineLimits,
+        post: Post,
+    ) -> None:
+        self._model, self._context, self._pool = model, context, pool
+        self._lock, self._limits, self._post = lock, limits, post
+        self._cost = StepCost()
+        self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self._waiting: list[Generation] = []
+        self._running: list[Generation] = []
+        self._events: list[tuple[Generation, Event]] = []
+        self._open_count = 0
+        self._open_count_guard = threading.Lock()
+        self._hangs_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Measures a few steps and starts the thread."""
+        self._warm_up()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after its step."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    def submit(self, generation: Generation) -> None:
+        """Queues a request, or raises `Overloaded`."""
+        with self._open_count_guard:
+            if self._open_count >= self._limits.slots + self._limits.queue_size:
+                raise Overloaded(f"The queue is full ({self._limits.queue_size} requests wait).", retry_after_seconds=5)
+            self._open_count += 1
+        self._inbox.put(generation)
+
+    def cancel(self, generation: Generation) -> None:
+        """Frees a request's slot at the next step. Cancelling one that has ended does nothing."""
+        generation.is_cancelled = True
+
+    def load(self) -> EngineLoad:
+        """Reports how busy the engine is."""
+        return EngineLoad(
+            len(self._running), max(0, self._open_count - len(self._running)), self._pool.used_cells,
+            self._pool.cell_count, self._cost.prefill_tokens_per_second,
+        )  # fmt: skip
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether the step in progress takes far longer than such steps do."""
+        hangs_at = self._hangs_at
+        return hangs_at is not None and time.monotonic() > hangs_at
+
+    def _run(self) -> None:
+        while self._take_requests():
+            try:
+                self._step()
+            except Exception as error:
+                _log.exception("engine_step_failed", exc_info=error)
+                self._fail_running()
+            self._flush()
+
+    def _step(self) -> None:
+        self._drop_cancelled()
+        self._admit()
+        plan = self._plan()
+        outputs = self._decode(plan)
+        for chunk in plan:
+            self._advance(chunk, outputs)
+
+    def _take_requests(self) -> bool:
+        """Takes what has arrived, waiting if there is nothing else to do; False means stop."""
+        must_wait = not self._running and not self._waiting
+        while must_wait or not self._inbox.empty():
+            generation = self._inbox.get()
+            if generation is None:
+                return False
+            self._waiting.append(generation)
+            must_wait = False
+        return True
+
+    def _drop_cancelled(self) -> None:
+        for generation in [one for one in (*self._running, *self._waiting) if one.is_cancelled]:
+            self._end(generation)
+
+    def _admit(self) -> None:
+        """Gives free slots to those who should go on first, leaving siblings of a running prompt to wait for it."""
+        now = time.monotonic()
+        rate = self._cost.prefill_tokens_per_second
+        for generation in in_order(self._waiting, now=now, prefill_rate=rate):
+            if len(self._running) >= self._limits.slots or not self._try_start(generation, now):
+                break
+        for position, generation in enumerate(self._waiting):
+            self._report_progress(generation, pb.PHASE_QUEUED, position)
+
+    def _try_start(self, generation: Generation, now: float) -> bool:
+        """Starts a request unless cells are missing (False); a sibling is left waiting (True)."""
+        computed = [(one.sequence_id, one.tokens[: one.computed_count]) for one in self._running]
+        match = self._pool.best_match(generation.tokens, computed)
+        reusable = match.length if match else 0
+        promised = max((self._promised_count(generation, one) for one in self._running), default=0)
+        generation.has_waited = waits_for_sibling(reusable, promised, has_waited=generation.has_waited)
+        if generation.has_waited:
+            return True
+        needed = len(generation.tokens) - reusable + 1
+        if self._running and self._pool.available_cells < needed:
+            return False
+        generation.sequence_id = self._pool.open(match, now=now)
+        generation.computed_count = reusable
+        if generation.started_at is None:
+            generation.started_at, generation.cached_count = now, min(reusable, generation.prompt_token_count)
+        self._waiting.remove(generation)
+        self._running.append(generation)
+        return True
+
+    def _promised_count(self, waiting: Generation, running: Generation) -> int:
+        if running.is_decoding or not self._pool.forks:
+            return 0
+        return min(shared_length(waiting.tokens, running.tokens), len(waiting.tokens) - 1)
+
+    def _plan(self) -> list[Chunk[Generation]]:
+        """Plans a step whose tokens all have cells; who came last gives its cells up if there are too few."""
+        while self._running:
+            plan = plan_step(
+                self._running, now=time.monotonic(), batch_tokens=self._limits.batch_tokens,
+                prefill_tokens=self._prefill_tokens(), prefill_rate=self._cost.prefill_tokens_per_second,
+            )  # fmt: skip
+            if self._pool.make_room(sum(chunk.token_count for chunk in plan)):
+                return plan
+            self._preempt(max(self._running, key=lambda one: one.arrived_at))
+        return []
+
+    def _prefill_tokens(self) -> int:
+        seconds = _UNSHARED_STEP_SECONDS
+        if any(one.is_decoding for one in self._running):
+            seconds = self._limits.step_budget_seconds
+        elif self._lock.is_contended or all(one.is_batch for one in self._running):
+            seconds = _SHARED_STEP_SECONDS
+        return self._cost.tokens_within(seconds, at_least=_MIN_PREFILL_TOKENS, at_most=self._limits.batch_tokens)
+
+    def _preempt(self, generation: Generation) -> None:
+        """Takes the slot of a request, which continues later; its stream only pauses."""
+        _log.info("request_preempted", request_id=generation.request_id)
+        self._pool.close(generation.sequence_id)
+        generation.sequence_id, generation.computed_count = NO_SEQUENCE, 0
+        self._running.remove(generation)
+        self._waiting.append(generation)
+
+    def _decode(self, plan: Sequence[Chunk[Generation]]) -> dict[int, int]:
+        """Computes a plan; returns the output index of each sequence that has logits."""
+        if not plan:
+            return {}
+        rows = [_row(chunk) for chunk in plan]
+        token_count = sum(len(row.tokens) for row in rows)
+        with self._lock.held():
+            started = time.monotonic()
+            self._hangs_at = started + self._cost.hang_seconds(token_count)
+            try:
+                outputs = self._decode_rows(rows)
+                self._context.synchronise()
+            finally:
+                self._hangs_at = None
+            self._cost.observe(token_count, time.monotonic() - started)
+        for row in rows:
+            self._pool.extend(row.sequence_id, len(row.tokens))
+        return dict(zip((row.sequence_id for row in rows if row.wants_logits), outputs, strict=True))
+
+    def _decode_rows(self, rows: Sequence[Row]) -> list[int]:
+        try:
+            return self._context.decode(rows)
+        except NoFreeCell:  # llama.cpp needs more than we counted: give it all that is not running
+            self._pool.drop_parked()
+            return self._context.decode(rows)
+
+    def _advance(self, chunk: Chunk[Generation], outputs: dict[int, int]) -> None:
+        generation = chunk.generation
+        generation.computed_count += chunk.token_count
+        if generation.pending_count:
+            self._report_progress(generation, pb.PHASE_PREFILL, generation.computed_count)
+        else:
+            self._sample(generation, outputs[generation.sequence_id])
+
+    def _sample(self, generation: Generation, output: int) -> None:
+        logits = self._context.logits(output)
+        token = generation.sampler.sample(logits)
+        if generation.first_token_at is None:
+            generation.first_token_at = time.monotonic()
+        if token in self._model.end_tokens:
+            self._finish(generation, pb.FINISH_REASON_STOP)
+            return
+        logprob = None
+        if generation.top_logprobs is not None:
+            logprob = token_logprob(logits, token, top_count=generation.top_logprobs, piece=self._model.piece)
+        generation.tokens.append(token)
+        self._emit_deltas(generation, generation.answer.feed(token, self._model.piece(token), logprob))
+        if generation.answer.is_done:
+            self._finish(generation, pb.FINISH_REASON_STOP)
+        elif generation.generated_count >= generation.max_tokens:
+            self._finish(generation, pb.FINISH_REASON_LENGTH)
+
+    def _finish(self, generation: Generation, reason: "pb.FinishReason.ValueType") -> None:
+        self._emit_deltas(generation, generation.answer.finish(ended_by_model=reason == pb.FINISH_REASON_STOP))
+        if reason == pb.FINISH_REASON_STOP and generation.answer.has_tool_calls:
+            reason = pb.FINISH_REASON_TOOL_CALLS
+        self._emit(generation, pb.GenerateResponse(finish=_finish_message(generation, reason)))
+        self._end(generation)
+
+    def _end(self, generation: Generation) -> None:
+        """Frees what a request held; its KV state stays parked."""
+        if generation.is_running:
+            self._running.remove(generation)
+            if generation.keeps_state:
+                computed = generation.tokens[: generation.computed_count]
+                self._pool.park(generation.sequence_id, computed, now=time.monotonic())
+            else:
+                self._pool.close(generation.sequence_id)
+            generation.sequence_id = NO_SEQUENCE
+        else:
+            self._waiting.remove(generation)
+        generation.sampler.close()
+        with self._open_count_guard:
+            self._open_count -= 1
+
+    def _fail_running(self) -> None:
+        """After a failed step nothing in the cache can be trusted: ends what ran and starts from empty."""
+        for generation in list(self._running):
+            self._emit(generation, BackendFailed("The engine failed; the server's log says why."))
+            generation.keeps_state = False
+            self._end(generation)
+        self._pool.drop_parked()
+        self._context.clear()
+
+    def _report_progress(self, generation: Generation, phase: "pb.Phase.ValueType", value: int) -> None:
+        if generation.last_progress == (phase, value) or generation.first_token_at is not None:
+            return
+        generation.last_progress = (phase, value)
+        progress = pb.Progress(phase=phase, total_token_count=generation.prompt_token_count)
+        if phase == pb.PHASE_QUEUED:
+            progress.queue_position = value
+        else:
+            progress.processed_token_count = value
+        self._emit(generation, pb.GenerateResponse(progress=progress))
+
+    def _emit_deltas(self, generation: Generation, deltas: Sequence[pb.Delta]) -> None:
+        for delta in deltas:
+            self._emit(generation, pb.GenerateResponse(delta=delta))
+
+    def _emit(self, generation: Generation, event: Event) -> None:
+        self._events.append((generation, event))
+
+    def _flush(self) -> None:
+        if self._events:
+            self._post(self._events)
+            self._events = []
+
+    def _warm_up(self) -> None:
+        sequence_id = self._pool.open(None, now=0.0)
+        position = 0
+        for size in _WARMUP_SIZES:
+            with self._lock.held():
+                started = time.monotonic()
+                self._context.decode([Row(sequence_id, position, [0] * size, wants_logits=True)])
+                self._context.synchronise()
+                self._cost.observe(size, time.monotonic() - started)
+            position += size
+        self._pool.close(sequence_id)
+
+
+def _row(chunk: Chunk[Generation]) -> Row:
+    generation = chunk.generation
+    start = generation.computed_count
+    end = start + chunk.token_count
+    tokens = generation.tokens[start:end]
+    return Row(generation.sequence_id, start, tokens, wants_logits=end == len(generation.tokens))
+
+
+def _finish_message(generation: Generation, reason: "pb.FinishReason.ValueType") -> pb.Finish:
+    now = time.monotonic()
+    started = generation.started_at if generation.started_at is not None else now
+    first = generation.first_token_at if generation.first_token_at is not None else now
+    return pb.Finish(
+        reason=reason,
+        usage=pb.Usage(
+            prompt_token_count=generation.prompt_token_count,
+            completion_token_count=generation.generated_count,
+            cached_token_count=generation.cached_count,
+            reasoning_token_count=generation.answer.reasoning_token_count,
+        ),
+        timings=pb.Timings(
+            queue_seconds=started - generation.arrived_at, prefill_seconds=first - started, decode_seconds=now - first
+        ),
+        stop_sequence=generation.answer.stop_sequence,
+    )

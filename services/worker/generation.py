@@ -1,0 +1,62 @@
+"""One request on its way through the engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from localcode.inference.v1 import inference_pb2 as pb
+from services.worker.answer import Answer
+from services.worker.sampling import Sampler
+
+NO_SEQUENCE: Final = -1
+Event = pb.GenerateResponse | Exception
+
+
+@dataclass(eq=False)
+class Generation:
+    """The state of one request. After it was submitted only the engine thread changes it."""
+
+    request_id: str
+    tokens: list[int]
+    """The prompt, then what was generated."""
+    prompt_token_count: int
+    max_tokens: int
+    sampler: Sampler
+    answer: Answer
+    deliver: Callable[[Event], None]
+    """Takes events in order; the last one is a `finish` or an exception."""
+    arrived_at: float
+    is_batch: bool = False
+    keeps_state: bool = True
+    """Whether its KV state is parked when it ends."""
+    top_logprobs: int | None = None
+
+    sequence_id: int = NO_SEQUENCE
+    computed_count: int = 0
+    cached_count: int = 0
+    started_at: float | None = None
+    first_token_at: float | None = None
+    is_cancelled: bool = False
+    has_waited: bool = False
+    """Whether it waits for a sibling's tokens."""
+    last_progress: tuple[int, int] = field(default=(-1, -1))
+
+    @property
+    def pending_count(self) -> int:
+        """Tokens that must be computed before the next one can be sampled."""
+        return len(self.tokens) - self.computed_count
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether only the last generated token is left to compute."""
+        return self.generated_count > 0 and self.pending_count == 1
+
+    @property
+    def generated_count(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - self.prompt_token_count
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it holds a slot."""
+        return self.sequence_id != NO_SEQUENCE

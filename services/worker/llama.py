@@ -1,0 +1,306 @@
+"""Every call of llama.cpp for loading, tokenizing and computing (sampling: `sampling.py`)."""
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from services.worker.settings import CacheType
+
+_log = logging.getLogger(__name__)
+_GGML_TYPE: Final[dict[CacheType, int]] = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
+}  # fmt: skip
+_LOG_LEVELS: Final = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _forward_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+    if (message := text.decode(errors="replace").strip()) and level in _LOG_LEVELS:
+        _log.log(_LOG_LEVELS[level], message)
+
+
+class LoadFailed(Exception):
+    """A model could not be loaded; the message says why and what to do."""
+
+
+class DecodeFailed(Exception):
+    """`llama_decode` failed."""
+
+
+class NoFreeCell(DecodeFailed):
+    """`llama_decode` found no room in the KV cache."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Consecutive tokens of one sequence in a batch; `wants_logits` asks for the logits of the last one."""
+
+    sequence_id: int
+    position: int
+    tokens: Sequence[int]
+    wants_logits: bool
+
+
+def initialise() -> None:
+    """Prepares llama.cpp once a process and sends its log to ours."""
+    llama_cpp.llama_log_set(_forward_log, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+
+
+class LlamaModel:
+    """Weights and vocabulary of one GGUF file."""
+
+    def __init__(self, path: Path, *, gpu_layers: int, mmap: bool, mlock: bool) -> None:
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.load_mode = _load_mode(mmap=mmap, mlock=mlock)
+        self.handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not self.handle:
+            raise LoadFailed(f"{path} can't be loaded; the log says why. Is it a complete GGUF file?")
+        self.path = path
+        self.vocab = llama_cpp.llama_model_get_vocab(self.handle)
+        self.vocab_size = llama_cpp.llama_vocab_n_tokens(self.vocab)
+        self._pieces: dict[int, bytes] = {}
+
+    def close(self) -> None:
+        """Frees the weights."""
+        llama_cpp.llama_model_free(self.handle)
+
+    @property
+    def trained_context(self) -> int:
+        """Most tokens that the model was trained for."""
+        return int(llama_cpp.llama_model_n_ctx_train(self.handle))
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all tensors."""
+        return int(llama_cpp.llama_model_size(self.handle))
+
+    @property
+    def parameter_count(self) -> int:
+        """Parameters of the model."""
+        return int(llama_cpp.llama_model_n_params(self.handle))
+
+    @property
+    def forks_at_any_token(self) -> bool:
+        """Whether the KV state of any beginning of a sequence can be shared (no window, no recurrent state)."""
+        has_state = llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle)
+        return not has_state and llama_cpp.llama_model_n_swa(self.handle) == 0
+
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template that the file brings."""
+        template = llama_cpp.llama_model_chat_template(self.handle, None)
+        return template.decode() if template else None
+
+    def metadata(self, key: str) -> str | None:
+        """Reads one value of the file's metadata as text."""
+        buffer = ctypes.create_string_buffer(1024)
+        length = llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace") if length >= 0 else None
+
+    def kv_bytes_per_cell(self, type_k: CacheType, type_v: CacheType) -> int:
+        """Estimates what one token's keys and values take, over all layers."""
+        heads = int(llama_cpp.llama_model_n_head_kv(self.handle))
+        all_heads = max(1, int(llama_cpp.llama_model_n_head(self.handle)))
+        architecture = self.metadata("general.architecture") or ""
+        size = int(llama_cpp.llama_model_n_embd(self.handle)) // all_heads
+        key_size = int(self.metadata(f"{architecture}.attention.key_length") or size)
+        value_size = int(self.metadata(f"{architecture}.attention.value_length") or size)
+        per_layer = heads * (key_size * _bytes_per_value(type_k) + value_size * _bytes_per_value(type_v))
+        return int(per_layer * int(llama_cpp.llama_model_n_layer(self.handle)))
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end a generation."""
+        return frozenset(i for i in range(self.vocab_size) if llama_cpp.llama_vocab_is_eog(self.vocab, i))
+
+    @cached_property
+    def special_tokens(self) -> frozenset[str]:
+        """Texts that the tokenizer turns into one special token."""
+        marked = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        ids = (i for i in range(self.vocab_size) if llama_cpp.llama_vocab_get_attr(self.vocab, i) & marked)
+        return frozenset(text for text in map(self.token_text, ids) if text)
+
+    @property
+    def bos_text(self) -> str:
+        """Text of the token that begins a sequence, or nothing."""
+        return self.token_text(llama_cpp.llama_vocab_bos(self.vocab))
+
+    @property
+    def eos_text(self) -> str:
+        """Text of the token that ends a sequence, or nothing."""
+        return self.token_text(llama_cpp.llama_vocab_eos(self.vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether prompts begin with the token that begins a sequence."""
+        return bool(llama_cpp.llama_vocab_get_add_bos(self.vocab))
+
+    @property
+    def bos(self) -> int:
+        """The token that begins a sequence, or -1."""
+        return int(llama_cpp.llama_vocab_bos(self.vocab))
+
+    def token_text(self, token: int) -> str:
+        """The vocabulary's entry of a token (for special tokens, what a template writes)."""
+        if token < 0:
+            return ""
+        text = llama_cpp.llama_vocab_get_text(self.vocab, token)
+        return text.decode(errors="replace") if text else ""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Turns text into token ids."""
+        data = text.encode()
+        room = len(data) + 8
+        while True:
+            buffer = (llama_cpp.llama_token * room)()
+            count = llama_cpp.llama_tokenize(self.vocab, data, len(data), buffer, room, add_special, parse_special)
+            if count >= 0:
+                return list(buffer[:count])
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; nothing for control tokens."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._read_piece(token)
+        return known
+
+    def _read_piece(self, token: int) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, room, 0, False)
+            if length >= 0:
+                return buffer.raw[:length]
+            room = -length
+
+
+class LlamaContext:
+    """The KV cache and compute buffers of one model. Only the engine thread may use it."""
+
+    def __init__(
+        self, model: LlamaModel, *, cells: int, sequences: int, batch_tokens: int, threads: int,
+        type_k: CacheType, type_v: CacheType,
+    ) -> None:  # fmt: skip
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_seq_max, params.kv_unified = cells, sequences, True
+        params.n_batch = params.n_ubatch = batch_tokens
+        params.n_outputs_max = sequences  # llama.cpp aborts with fewer
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.type_k, params.type_v = _GGML_TYPE[type_k], _GGML_TYPE[type_v]
+        params.swa_full = True
+        params.no_perf = True
+        self.handle = llama_cpp.llama_init_from_model(model.handle, params)
+        if not self.handle:
+            raise LoadFailed(f"No memory for {cells} KV cells; set a smaller `context` or `kv_cells`.")
+        self.cell_count = int(llama_cpp.llama_n_ctx(self.handle))
+        self._memory = llama_cpp.llama_get_memory(self.handle)
+        self._vocab_size = model.vocab_size
+        self._batch = _Batch(batch_tokens)
+
+    def close(self) -> None:
+        """Frees the cache and buffers."""
+        llama_cpp.llama_free(self.handle)
+
+    def decode(self, rows: Sequence[Row]) -> list[int]:
+        """Computes all rows in one call and returns the output index of each row that wants logits, in order."""
+        outputs = self._batch.fill(rows)
+        status = llama_cpp.llama_decode(self.handle, self._batch.struct)
+        if status == 1:
+            raise NoFreeCell("no room in the KV cache")
+        if status != 0:
+            raise DecodeFailed(f"llama_decode returned {status}")
+        return outputs
+
+    def synchronise(self) -> None:
+        """Waits until the device has finished."""
+        llama_cpp.llama_synchronize(self.handle)
+
+    def logits(self, output: int) -> NDArray[np.float32]:
+        """Looks at the logits of an output; valid until the next `decode`. Shape: (vocabulary,)."""
+        pointer = llama_cpp.llama_get_logits_ith(self.handle, output)
+        address = ctypes.addressof(pointer.contents)
+        return np.frombuffer((ctypes.c_float * self._vocab_size).from_address(address), dtype=np.float32)
+
+    def fork(self, source_id: int, target_id: int, length: int) -> None:
+        """Lets a sequence share the first cells of another one, without copying."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source_id, target_id, 0, length)
+
+    def remove(self, sequence_id: int, start: int = 0) -> bool:
+        """Drops a sequence from a position on."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence_id, start, -1))
+
+    def clear(self) -> None:
+        """Drops all sequences."""
+        llama_cpp.llama_memory_clear(self._memory, True)
+
+
+class _Batch:
+    """A `llama_batch` whose arrays are numpy's, so that filling it costs no loop over tokens."""
+
+    def __init__(self, size: int) -> None:
+        self._tokens = np.zeros(size, np.int32)
+        self._positions = np.zeros(size, np.int32)
+        self._sequence_counts = np.ones(size, np.int32)
+        self._sequence_ids = np.zeros(size, np.int32)
+        self._wants_logits = np.zeros(size, np.int8)
+        first = self._sequence_ids.ctypes.data
+        self._sequence_pointers = np.arange(first, first + 4 * size, 4, dtype=np.uintp)
+        self.struct = llama_cpp.llama_batch(
+            0,
+            _pointer(self._tokens, ctypes.c_int32),
+            None,
+            _pointer(self._positions, ctypes.c_int32),
+            _pointer(self._sequence_counts, ctypes.c_int32),
+            _pointer(self._sequence_pointers, ctypes.POINTER(ctypes.c_int32)),
+            _pointer(self._wants_logits, ctypes.c_int8),
+        )
+
+    def fill(self, rows: Sequence[Row]) -> list[int]:
+        outputs = []
+        end = 0
+        for row in rows:
+            start, end = end, end + len(row.tokens)
+            self._tokens[start:end] = row.tokens
+            self._positions[start:end] = np.arange(row.position, row.position + len(row.tokens))
+            self._sequence_ids[start:end] = row.sequence_id
+            self._wants_logits[start:end] = 0
+            if row.wants_logits:
+                self._wants_logits[end - 1] = 1
+                outputs.append(end - 1)
+        self.struct.n_tokens = end
+        return outputs
+
+
+def device_names() -> list[str]:
+    """Names the devices that layers can be offloaded to; empty where there is only the CPU."""
+    if not llama_cpp.llama_supports_gpu_offload():
+        return []
+    info = llama_cpp.llama_print_system_info().decode(errors="replace")
+    return [name for name in ("CUDA", "Metal", "Vulkan", "ROCm", "SYCL") if name.lower() in info.lower()] or ["GPU"]
+
+
+def _load_mode(*, mmap: bool, mlock: bool) -> int:
+    if mmap:
+        return int(llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK if mlock else llama_cpp.LLAMA_LOAD_MODE_MMAP)
+    return int(llama_cpp.LLAMA_LOAD_MODE_MLOCK if mlock else llama_cpp.LLAMA_LOAD_MODE_NONE)
+
+
+def _bytes_per_value(kind: CacheType) -> float:
+    return {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
+            "q4_1": 20 / 32, "q4_0": 18 / 32}[kind]  # fmt: skip
+
+
+def _pointer(array: NDArray[Any], kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))

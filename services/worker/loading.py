@@ -1,0 +1,83 @@
+"""Loads a model and sizes its KV cache to the machine."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+
+from services.worker.compute_lock import ComputeLock, FileComputeLock, NoComputeLock
+from services.worker.kv_pool import KvPool
+from services.worker.llama import LlamaContext, LlamaModel, LoadFailed, device_names, initialise
+from services.worker.settings import WorkerSettings
+
+_SHARE_OF_FREE_MEMORY: Final = 0.4
+_GIB: Final = 1024**3
+
+
+@dataclass(frozen=True)
+class KvSize:
+    """How many tokens one request, all requests, and finished conversations may keep in cells."""
+
+    context: int
+    cells: int
+    parked_cells: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to compute."""
+
+    model: LlamaModel
+    context: LlamaContext
+    pool: KvPool
+    lock: ComputeLock
+    size: KvSize
+    threads: int
+
+
+def load(settings: WorkerSettings) -> Loaded:
+    """Loads the model that the settings name, or raises `LoadFailed` with the remedy."""
+    if settings.model_path is None or not settings.model_path.is_file():
+        raise LoadFailed(f"Model file {settings.model_path} is missing; `localcode models pull` fetches it.")
+    initialise()
+    model = LlamaModel(settings.model_path, gpu_layers=settings.gpu_layers, mmap=settings.mmap, mlock=settings.mlock)
+    size = kv_size(
+        settings,
+        trained_context=model.trained_context,
+        bytes_per_cell=model.kv_bytes_per_cell(settings.cache_type_k, settings.cache_type_v),
+        free_bytes=psutil.virtual_memory().available,
+    )
+    threads = settings.threads or psutil.cpu_count(logical=False) or 1
+    sequences = settings.slots + settings.parked_sequences
+    context = LlamaContext(
+        model, cells=size.cells, sequences=sequences, batch_tokens=settings.batch_tokens, threads=threads,
+        type_k=settings.cache_type_k, type_v=settings.cache_type_v,
+    )  # fmt: skip
+    pool = KvPool(
+        context, cells=size.cells, sequences=sequences, parked_sequences=settings.parked_sequences,
+        parked_cells=size.parked_cells, forks=model.forks_at_any_token,
+    )  # fmt: skip
+    return Loaded(model, context, pool, _compute_lock(settings), size, threads)
+
+
+def kv_size(settings: WorkerSettings, *, trained_context: int, bytes_per_cell: int, free_bytes: int) -> KvSize:
+    """Sizes context and pool: as configured, else as trained, as far as memory allows."""
+    fitting = max(1, int(free_bytes * _SHARE_OF_FREE_MEMORY / max(1, bytes_per_cell)))
+    context = settings.context or min(trained_context, fitting)
+    cells = settings.kv_cells or min(2 * context, max(context, fitting))
+    if context > cells:
+        raise LoadFailed(f"context = {context} is larger than kv_cells = {cells}; set kv_cells to at least {context}.")
+    if cells * bytes_per_cell > free_bytes:
+        most = int(free_bytes * 0.9 / bytes_per_cell)
+        raise LoadFailed(
+            f"{cells} KV cells take {cells * bytes_per_cell / _GIB:.1f} GiB, but {free_bytes / _GIB:.1f} GiB are free; "
+            f"set context (and kv_cells) to at most {most}, or cache_type_k and cache_type_v to q8_0."
+        )
+    return KvSize(context, cells, min(settings.parked_cells or context, cells))
+
+
+def _compute_lock(settings: WorkerSettings) -> ComputeLock:
+    """Workers whose layers are on a GPU don't compete for the processor's cores."""
+    if settings.compute_lock is None or (device_names() and settings.gpu_layers != 0):
+        return NoComputeLock()
+    return FileComputeLock(settings.compute_lock)

@@ -1,0 +1,151 @@
+"""gRPC for one model: translates calls to the engine and its events back; decides nothing itself."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from localcode.inference.v1 import inference_pb2 as pb
+from localcode.inference.v1.inference_pb2_grpc import InferenceServiceServicer
+from services.shared.errors import InvalidRequest, ModelNotFound
+from services.worker.answer import Answer
+from services.worker.engine import Engine
+from services.worker.generation import Event, Generation
+from services.worker.llama import LlamaModel
+from services.worker.prompts import BATCH_CLASSES, Prepared, Preparer
+from services.worker.sampling import Sampler
+
+
+class Mailbox:
+    """Takes batches of events from the engine thread to the event loop, one wake-up a step."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def post(self, events: list[tuple[Generation, Event]]) -> None:
+        """Called by the engine thread."""
+        self._loop.call_soon_threadsafe(_deliver, events)
+
+
+def _deliver(events: list[tuple[Generation, Event]]) -> None:
+    for generation, event in events:
+        generation.deliver(event)
+
+
+class InferenceServicer(InferenceServiceServicer):
+    """Serves one model."""
+
+    def __init__(
+        self, engine: Engine, model: LlamaModel, preparer: Preparer, description: pb.ModelDescription, *,
+        worker_id: str,
+    ) -> None:  # fmt: skip
+        self._engine, self._model, self._preparer = engine, model, preparer
+        self._description, self._worker_id = description, worker_id
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
+        """Streams one answer; leaving it, also cancelled, frees the slot."""
+        self._check_model(request.model)
+        arrived_at = time.monotonic()
+        prepared = await asyncio.to_thread(self._preparer.prepare, request)
+        async with self._submitted(request, prepared, arrived_at) as events:
+            yield self._admitted(prepared)
+            while True:
+                event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+                if event.HasField("finish"):
+                    return
+
+    async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:
+        """Describes the one model."""
+        return pb.DescribeResponse(models=[self._description])
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
+        """Turns text into token ids."""
+        self._check_model(request.model)
+        tokens = await asyncio.to_thread(
+            self._model.tokenize, request.text, add_special=request.add_special, parse_special=request.parse_special
+        )
+        return pb.TokenizeResponse(token_ids=tokens)
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Any) -> pb.DetokenizeResponse:
+        """Turns token ids into text."""
+        self._check_model(request.model)
+        for token in request.token_ids:
+            if not 0 <= token < self._model.vocab_size:
+                raise InvalidRequest(f"Token {token} does not exist.", param="tokens")
+        text = b"".join(self._model.piece(token) for token in request.token_ids)
+        return pb.DetokenizeResponse(text=text.decode(errors="replace"))
+
+    async def RenderPrompt(self, request: pb.RenderPromptRequest, context: Any) -> pb.RenderPromptResponse:
+        """Applies the chat template."""
+        self._check_model(request.model)
+        text, tokens = await asyncio.to_thread(self._preparer.render, request.chat)
+        return pb.RenderPromptResponse(text=text, token_ids=tokens)
+
+    @asynccontextmanager
+    async def _submitted(
+        self, request: pb.GenerateRequest, prepared: Prepared, arrived_at: float
+    ) -> AsyncIterator[asyncio.Queue[Event]]:
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        generation = self._generation(request, prepared, events, arrived_at)
+        self._engine.submit(generation)
+        try:
+            yield events
+        finally:
+            self._engine.cancel(generation)
+
+    def _generation(
+        self, request: pb.GenerateRequest, prepared: Prepared, events: asyncio.Queue[Event], arrived_at: float
+    ) -> Generation:
+        is_batch = request.context.request_class in BATCH_CLASSES
+        generation = Generation(
+            request_id=request.request_id,
+            tokens=prepared.tokens,
+            prompt_token_count=len(prepared.tokens),
+            max_tokens=prepared.max_tokens,
+            sampler=Sampler(self._model, prepared.options),
+            answer=_answer(request, prepared),
+            deliver=events.put_nowait,
+            arrived_at=arrived_at,
+            is_batch=is_batch,
+            keeps_state=not is_batch,
+            top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
+        )
+        self._resume(generation, request.resume_tokens)
+        return generation
+
+    def _resume(self, generation: Generation, delivered: Iterable[int]) -> None:
+        """Replays what was already delivered elsewhere, so that the answer goes on behind it."""
+        for token in delivered:
+            generation.sampler.accept(token)
+            generation.answer.feed(token, self._model.piece(token))
+            generation.tokens.append(token)
+
+    def _admitted(self, prepared: Prepared) -> pb.GenerateResponse:
+        return pb.GenerateResponse(
+            admitted=pb.Admitted(
+                prompt_token_count=len(prepared.tokens),
+                model=self._description.name,
+                worker_id=self._worker_id,
+                max_tokens=prepared.max_tokens,
+            )
+        )
+
+    def _check_model(self, name: str) -> None:
+        known = (self._description.name, *self._description.aliases)
+        if name and name not in known:
+            raise ModelNotFound(f"The model {name!r} is not served here; try {', '.join(known)}.", param="model")
+
+
+def _answer(request: pb.GenerateRequest, prepared: Prepared) -> Answer:
+    chat = request.chat
+    return Answer(
+        stop=request.stop,
+        tools=chat.tools,
+        tool_choice=chat.tool_choice,
+        parallel_tool_calls=chat.parallel_tool_calls or not chat.HasField("parallel_tool_calls"),
+        reasoning=prepared.reasoning,
+    )

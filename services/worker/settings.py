@@ -1,0 +1,79 @@
+"""Settings of one worker: the table `[models.<name>]` of `localcode.toml`, variables `LOCALCODE_WORKER_*` over it."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+from pydantic_settings import SettingsConfigDict
+
+from services.shared.settings import ServiceSettings
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+
+class WorkerSettings(ServiceSettings):
+    """How one model is served."""
+
+    model_config = SettingsConfigDict(env_prefix="LOCALCODE_WORKER_", protected_namespaces=())
+
+    kind: Literal["llama"] = "llama"
+    """Which service runs this model."""
+    name: str = Field(default="", max_length=200)
+    """The name to ask for."""
+    source: str = ""
+    """Where the model comes from: a name of the catalogue, a path, or `hf:REPO/FILE`. Resolved by the command line."""
+    model_path: Path | None = None
+    """The GGUF file (the first shard of a split one)."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the model."""
+    listen: str = "127.0.0.1:0"
+    """Where to serve gRPC, `host:port` or `unix:/path`; port 0 takes a free one."""
+    advertise: str = ""
+    """The address that others reach this worker at; empty means the one that was bound."""
+    cache_address: str = "127.0.0.1:7002"
+    """The cache service, where the worker registers."""
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of Prometheus metrics on loopback; 0 serves none."""
+
+    context: PositiveInt | None = None
+    """Most tokens of one request, prompt and answer; unset means as trained, or what fits memory."""
+    slots: int = Field(default=4, ge=1, le=64)
+    """Requests that are worked on at once."""
+    kv_cells: PositiveInt | None = None
+    """Tokens whose KV state fits the pool that all requests share; unset means twice the context, if memory allows."""
+    parked_sequences: int = Field(default=16, ge=0, le=128)
+    """Finished conversations that keep their KV state."""
+    parked_cells: PositiveInt | None = None
+    """KV cells that finished conversations may keep; unset means as many as the context."""
+    queue_size: int = Field(default=64, ge=0)
+    """Requests that may wait for a slot; more are refused."""
+    batch_tokens: int = Field(default=512, ge=32, le=8192)
+    """Most tokens of one step."""
+    step_budget_ms: int = Field(default=250, ge=10)
+    """How long a step may take while somebody's answer is being decoded."""
+
+    threads: PositiveInt | None = None
+    """Threads of a step; unset means the physical cores."""
+    gpu_layers: int = Field(default=-1, ge=-1)
+    """Layers to keep on the GPU; -1 means all that the device takes."""
+    cache_type_k: CacheType = "f16"
+    """Data type of cached keys."""
+    cache_type_v: CacheType = "f16"
+    """Data type of cached values."""
+    mmap: bool = True
+    """Whether to map the model file instead of reading it."""
+    mlock: bool = False
+    """Whether to keep the model from being swapped out."""
+    compute_lock: Path | None = None
+    """A file that CPU workers of one host share so that only one computes at a time; unset means no lock."""
+
+    temperature: float = Field(default=0.7, ge=0, le=5)
+    """Default of requests that name none."""
+    top_p: float = Field(default=0.8, gt=0, le=1)
+    """Default of requests that name none."""
+    top_k: int = Field(default=20, ge=0)
+    """Default of requests that name none; 0 keeps all tokens."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Default of requests that name none."""
+    repeat_penalty: float = Field(default=1.0, gt=0, le=3)
+    """Default of requests that name none; 1 is off."""

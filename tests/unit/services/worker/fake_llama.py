@@ -1,0 +1,103 @@
+"""A model and context in pure Python, for tests of the engine: the next token is a function of the tokens before it."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.worker.llama import NoFreeCell, Row
+
+VOCABULARY = 128
+END = 0
+
+
+def next_token(tokens: Sequence[int]) -> int:
+    """Never the end: `max_tokens` ends these answers."""
+    return 1 + (sum(tokens) * 31 + len(tokens)) % (VOCABULARY - 1)
+
+
+def expected(prompt: Sequence[int], count: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+class FakeModel:
+    vocab_size = VOCABULARY
+    end_tokens = frozenset({END})
+
+    @staticmethod
+    def piece(token: int) -> bytes:
+        return f"{token} ".encode()
+
+
+class FakeContext:
+    """Keeps each sequence's tokens, and refuses what llama.cpp would: gaps in positions, too many cells."""
+
+    def __init__(self, *, cells: int = 10_000, seconds_per_step: float = 0.0) -> None:
+        self.sequences: dict[int, list[int]] = {}
+        self.steps: list[list[tuple[int, int]]] = []
+        self.prefilled_count = 0
+        self.fail_next = False
+        self.gate: threading.Event | None = None
+        self._cells, self._seconds = cells, seconds_per_step
+        self._outputs: dict[int, NDArray[np.float32]] = {}
+
+    def decode(self, rows: Sequence[Row]) -> list[int]:
+        if self.gate is not None:
+            self.gate.wait(5)
+        if self.fail_next:
+            self.fail_next = False
+            raise RuntimeError("broken")
+        time.sleep(self._seconds)
+        self.steps.append([(row.sequence_id, len(row.tokens)) for row in rows])
+        self._outputs = {}
+        for row in rows:
+            tokens = self.sequences.setdefault(row.sequence_id, [])
+            assert row.position == len(tokens), "positions must follow each other"
+            tokens.extend(row.tokens)
+            self.prefilled_count += len(row.tokens)
+            if row.wants_logits:
+                logits = np.zeros(VOCABULARY, np.float32)
+                logits[next_token(tokens)] = 1.0
+                self._outputs[len(self._outputs)] = logits
+        if self.distinct_cells() > self._cells:
+            raise NoFreeCell
+        return list(self._outputs)
+
+    def distinct_cells(self) -> int:
+        return len({tuple(tokens[: i + 1]) for tokens in self.sequences.values() for i in range(len(tokens))})
+
+    def synchronise(self) -> None:
+        pass
+
+    def logits(self, output: int) -> NDArray[np.float32]:
+        return self._outputs[output]
+
+    def fork(self, source_id: int, target_id: int, length: int) -> None:
+        self.sequences[target_id] = self.sequences[source_id][:length]
+
+    def remove(self, sequence_id: int, start: int = 0) -> bool:
+        self.sequences.pop(sequence_id, None)
+        return True
+
+    def clear(self) -> None:
+        self.sequences.clear()
+
+
+class FakeSampler:
+    """Greedy."""
+
+    is_closed = False
+
+    def sample(self, logits: NDArray[np.float32]) -> int:
+        return int(logits.argmax())
+
+    def accept(self, token: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self.is_closed = True

@@ -1,0 +1,59 @@
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from services.worker.compute_lock import FileComputeLock, NoComputeLock
+
+
+def test_only_one_computes_at_a_time(tmp_path: Path) -> None:
+    inside, most = 0, 0
+
+    def compute() -> None:
+        nonlocal inside, most
+        lock = FileComputeLock(tmp_path / "lock")
+        for _ in range(20):
+            with lock.held():
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.0005)
+                inside -= 1
+        lock.close()
+
+    threads = [threading.Thread(target=compute) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_turns_alternate_between_two_that_always_want_to_compute(tmp_path: Path) -> None:
+    turns: list[str] = []
+    ready = threading.Barrier(2)
+
+    def compute(name: str) -> None:
+        lock = FileComputeLock(tmp_path / "lock")
+        ready.wait()
+        for _ in range(30):
+            with lock.held():
+                turns.append(name)
+                time.sleep(0.003)
+        lock.close()
+
+    threads = [threading.Thread(target=compute, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    switches = sum(1 for before, after in pairwise(turns) if before != after)
+    assert switches > 40  # of 59 possible ones; a lock that its holder takes again at once has a handful
+
+
+def test_an_uncontended_lock_says_so(tmp_path: Path) -> None:
+    lock = FileComputeLock(tmp_path / "lock")
+    with lock.held():
+        pass
+    lock.close()
+    assert not lock.is_contended
+    assert not NoComputeLock().is_contended

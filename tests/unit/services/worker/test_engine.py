@@ -1,0 +1,234 @@
+import queue
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pytest
+
+from localcode.inference.v1 import inference_pb2 as pb
+from services.shared.errors import BackendFailed, Overloaded
+from services.worker.answer import Answer
+from services.worker.compute_lock import NoComputeLock
+from services.worker.engine import Engine, EngineLimits
+from services.worker.generation import Event, Generation
+from services.worker.kv_pool import KvPool
+from tests.unit.services.worker.fake_llama import FakeContext, FakeModel, FakeSampler, expected
+
+
+class Request:
+    """A request of a test and what came back for it."""
+
+    def __init__(self, prompt: Sequence[int], max_tokens: int, **options: Any) -> None:
+        self.prompt = list(prompt)
+        self.events: queue.Queue[Event] = queue.Queue()
+        self.generation = Generation(
+            request_id="r",
+            tokens=list(prompt),
+            prompt_token_count=len(prompt),
+            max_tokens=max_tokens,
+            sampler=cast("Any", FakeSampler()),
+            answer=Answer(),
+            deliver=self.events.put,
+            arrived_at=time.monotonic(),
+            **options,
+        )
+
+    def next(self, *, skip_progress: bool = True) -> Event:
+        while True:
+            event = self.events.get(timeout=5)
+            if not (skip_progress and isinstance(event, pb.GenerateResponse) and event.HasField("progress")):
+                return event
+
+    def wait(self) -> pb.Finish:
+        while True:
+            event = self.next()
+            if isinstance(event, Exception):
+                raise event
+            if event.HasField("finish"):
+                return event.finish
+
+    @property
+    def generated(self) -> list[int]:
+        return self.generation.tokens[len(self.prompt) :]
+
+
+def deliver(events: list[tuple[Generation, Event]]) -> None:
+    for generation, event in events:
+        generation.deliver(event)
+
+
+@contextmanager
+def running_engine(
+    context: FakeContext | None = None, *, slots: int = 4, cells: int = 10_000, queue_size: int = 100, parked: int = 8
+) -> Iterator[tuple[Engine, FakeContext, KvPool]]:
+    context = context or FakeContext(cells=cells)
+    pool = KvPool(
+        context, cells=cells, sequences=slots + parked, parked_sequences=parked, parked_cells=cells, forks=True
+    )
+    limits = EngineLimits(slots=slots, queue_size=queue_size, batch_tokens=64, step_budget_seconds=0.25)
+    engine = Engine(cast("Any", FakeModel()), cast("Any", context), pool, NoComputeLock(), limits, deliver)
+    engine.start()
+    context.steps.clear()
+    context.prefilled_count = 0
+    try:
+        yield engine, context, pool
+    finally:
+        engine.stop()
+
+
+def test_an_answer_is_what_the_model_says_and_ends_at_max_tokens() -> None:
+    with running_engine() as (engine, _, _):
+        request = Request([5, 6, 7], max_tokens=10)
+        engine.submit(request.generation)
+        finish = request.wait()
+    assert request.generated == expected([5, 6, 7], 10)
+    assert finish.reason == pb.FINISH_REASON_LENGTH
+    assert (finish.usage.prompt_token_count, finish.usage.completion_token_count) == (3, 10)
+
+
+def test_several_requests_decode_in_one_step() -> None:
+    with running_engine(FakeContext(seconds_per_step=0.002)) as (engine, context, _):
+        requests = [Request([n, n + 1], max_tokens=20) for n in range(10, 14)]
+        for request in requests:
+            engine.submit(request.generation)
+        for request in requests:
+            request.wait()
+    assert all(request.generated == expected(request.prompt, 20) for request in requests)
+    assert max(len(step) for step in context.steps) == 4
+    assert len(context.steps) < 40
+
+
+def test_the_next_turn_prefills_only_what_is_new() -> None:
+    with running_engine() as (engine, context, _):
+        first = Request(range(1, 101), max_tokens=5)
+        engine.submit(first.generation)
+        first.wait()
+        context.prefilled_count = 0
+        second = Request([*first.generation.tokens, 50, 51], max_tokens=1)
+        engine.submit(second.generation)
+        finish = second.wait()
+    assert finish.usage.cached_token_count == 104  # the last generated token was never computed
+    assert context.prefilled_count == 3
+
+
+def test_siblings_prefill_their_common_beginning_once() -> None:
+    with running_engine() as (engine, context, _):
+        common = list(range(1, 121)) * 3
+        pair = [Request([*common, n], max_tokens=3) for n in (7, 8)]
+        for request in pair:
+            engine.submit(request.generation)
+        for request in pair:
+            request.wait()
+    assert [request.generated for request in pair] == [expected(request.prompt, 3) for request in pair]
+    assert context.prefilled_count <= len(common) + 2 + 2 * 3
+
+
+def test_cancelling_frees_the_slot_and_keeps_the_prefilled_part() -> None:
+    with running_engine(FakeContext(seconds_per_step=0.005), slots=1) as (engine, _, pool):
+        endless = Request(range(1, 70), max_tokens=100_000)
+        engine.submit(endless.generation)
+        endless.next()
+        engine.cancel(endless.generation)
+        other = Request([3, 4], max_tokens=2)
+        engine.submit(other.generation)
+        other.wait()
+        assert pool.parked_count == 2
+    assert endless.generation.sampler.is_closed  # type: ignore[attr-defined]
+
+
+def test_a_cancelled_request_that_waits_never_runs() -> None:
+    with running_engine(FakeContext(seconds_per_step=0.002), slots=1) as (engine, context, _):
+        first = Request([1, 2], max_tokens=30)
+        waiting = Request([9, 9, 9], max_tokens=5)
+        engine.submit(first.generation)
+        engine.submit(waiting.generation)
+        engine.cancel(waiting.generation)
+        first.wait()
+    assert waiting.generated == []
+    assert not any(tokens[:3] == [9, 9, 9] for tokens in context.sequences.values())
+
+
+def test_a_full_queue_refuses() -> None:
+    with running_engine(FakeContext(seconds_per_step=0.01), slots=1, queue_size=1) as (engine, _, _):
+        requests = [Request([n], max_tokens=50) for n in (1, 2)]
+        for request in requests:
+            engine.submit(request.generation)
+        with pytest.raises(Overloaded):
+            engine.submit(Request([3], max_tokens=1).generation)
+        for request in requests:
+            engine.cancel(request.generation)
+
+
+def test_a_failed_step_ends_its_requests_with_an_error_and_the_next_one_works() -> None:
+    with running_engine(FakeContext(seconds_per_step=0.002)) as (engine, context, _):
+        request = Request([1, 2], max_tokens=1000)
+        engine.submit(request.generation)
+        request.next()
+        context.fail_next = True
+        with pytest.raises(BackendFailed):
+            request.wait()
+        after = Request([1, 2], max_tokens=4)
+        engine.submit(after.generation)
+        after.wait()
+    assert after.generated == expected([1, 2], 4)
+
+
+def test_a_title_is_not_parked() -> None:
+    with running_engine() as (engine, _, pool):
+        title = Request([1, 2, 3], max_tokens=3, is_batch=True, keeps_state=False)
+        engine.submit(title.generation)
+        title.wait()
+        follow_up = Request([4], max_tokens=1)
+        engine.submit(follow_up.generation)
+        follow_up.wait()
+        time.sleep(0.01)
+        assert pool.parked_count == 1
+
+
+def test_with_too_few_cells_requests_pause_but_all_finish_with_the_right_text() -> None:
+    chance = random.Random(3)
+    with running_engine(cells=200, parked=4) as (engine, context, pool):
+        requests = [
+            Request([chance.randint(1, 100) for _ in range(chance.randint(1, 60))], max_tokens=chance.randint(1, 60))
+            for _ in range(32)
+        ]
+        for request in requests:
+            engine.submit(request.generation)
+        for request in requests:
+            request.wait()
+        time.sleep(0.01)
+        assert [r.generated for r in requests] == [expected(r.prompt, r.generation.max_tokens) for r in requests]
+        pool.drop_parked()
+        assert pool.used_cells == 0
+        assert not context.sequences
+
+
+def test_prefill_progress_is_reported() -> None:
+    with running_engine() as (engine, _, _):
+        request = Request([1, 2, 3] * 60, max_tokens=1)
+        engine.submit(request.generation)
+        event = request.next(skip_progress=False)
+        while isinstance(event, pb.GenerateResponse) and event.progress.phase != pb.PHASE_PREFILL:
+            event = request.next(skip_progress=False)
+    assert isinstance(event, pb.GenerateResponse)
+    assert 0 < event.progress.processed_token_count < event.progress.total_token_count == 180
+
+
+def test_a_step_that_does_not_return_is_called_hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    monkeypatch.setattr("services.worker.cost._SHORTEST_HANG_SECONDS", 0.01)
+    context = FakeContext()
+    with running_engine(context) as (engine, _, _):
+        context.gate = threading.Event()
+        request = Request([1, 2], max_tokens=1)
+        engine.submit(request.generation)
+        deadline = time.monotonic() + 5
+        while not engine.is_hung and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert engine.is_hung
+        context.gate.set()
+        request.wait()
+        assert not engine.is_hung
