@@ -1,0 +1,1 @@
+"""One remote HTTP backend, dressed as a worker."""
