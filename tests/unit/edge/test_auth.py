@@ -1,0 +1,25 @@
+import pytest
+from pydantic import SecretStr
+from starlette.datastructures import Headers
+
+from edge.auth import check_api_key
+from edge.errors import InvalidApiKey
+
+KEYS = (SecretStr("sk-one"), SecretStr("sk-two"))
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer anything"}])
+def test_without_keys_everyone_passes(headers: dict[str, str]) -> None:
+    check_api_key(Headers(headers), ())
+
+
+@pytest.mark.parametrize("value", ["Bearer sk-one", "bearer sk-two"])
+def test_each_key_passes(value: str) -> None:
+    check_api_key(Headers({"authorization": value}), KEYS)
+
+
+@pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Bearer sk-on", "Basic sk-one", "sk-one", "Bearer sk-öne"])
+def test_anything_else_is_refused_without_repeating_it(value: str) -> None:
+    with pytest.raises(InvalidApiKey) as caught:
+        check_api_key(Headers({"authorization": value}), KEYS)
+    assert "sk-" not in caught.value.message
