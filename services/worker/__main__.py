@@ -17,7 +17,7 @@ from services.shared.registration import registered
 from services.shared.settings import ConfigurationError, LogSettings, load_document, load_settings
 from services.shared.telemetry import configure_logging, serve_metrics
 from services.worker import metrics
-from services.worker.default_template import CHATML
+from services.worker.chat_template import CHATML
 from services.worker.engine import Engine, EngineLimits
 from services.worker.llama import LoadFailed, device_names
 from services.worker.loading import Loaded, load

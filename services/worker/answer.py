@@ -71,17 +71,27 @@ class Answer:
         """Whether nothing more is wanted: a stop text was found, or the only call allowed is complete."""
         return self._is_done
 
+    @property
+    def is_in_call(self) -> bool:
+        """Whether what comes next belongs to an object that may be a call."""
+        return self._calls is not None and self._calls.is_in_call
+
+    @property
+    def call_opening(self) -> str:
+        """The object of a call from its brace on, while its name is all that comes next; empty anywhere else."""
+        return self._calls.opening if self._calls is not None else ""
+
     def feed(self, token_id: int, piece: bytes, logprob: pb.TokenLogprob | None = None) -> list[pb.Delta]:
         """Takes the next token and returns what became visible."""
         if self._is_done:
             return []
         self._token_ids.append(token_id)
-        if logprob is not None:
-            self._logprobs.append(logprob)
         was_reasoning = self._is_reasoning
         deltas = self._take(self._detokenizer.feed(piece))
         if was_reasoning or self._is_reasoning:
             self._reasoning_token_count += 1
+        elif logprob is not None:
+            self._logprobs.append(logprob)
         return self._stamped(deltas)
 
     def finish(self, *, ended_by_model: bool) -> list[pb.Delta]:

@@ -253,6 +253,8 @@ class Engine:
             logprob = token_logprob(logits, token, top_count=generation.top_logprobs, piece=self._model.piece)
         generation.tokens.append(token)
         self._emit_deltas(generation, generation.answer.feed(token, self._model.piece(token), logprob))
+        if generation.call_grammar:
+            _hold_to_call_grammar(generation)
         if generation.answer.is_done:
             self._finish(generation, pb.FINISH_REASON_STOP)
         elif generation.generated_count >= generation.max_tokens:
@@ -324,6 +326,16 @@ class Engine:
                 self._cost.observe(size, time.monotonic() - started)
             position += size
         self._pool.close(sequence_id)
+
+
+def _hold_to_call_grammar(generation: Generation) -> None:
+    """From the first sign of a call to its end, the sampler may choose only offered names and fitting arguments."""
+    sampler, answer = generation.sampler, generation.answer
+    if sampler.is_constrained:
+        if not answer.is_in_call:
+            sampler.release()
+    elif opening := answer.call_opening:
+        sampler.constrain(generation.call_grammar, opening)
 
 
 def _row(chunk: Chunk[Generation]) -> Row:

@@ -30,6 +30,8 @@ class Generation:
     keeps_state: bool = True
     """Whether its KV state is parked when it ends."""
     top_logprobs: int | None = None
+    call_grammar: str = ""
+    """What a call must look like from its opening brace on; empty lets it be anything."""
 
     sequence_id: int = NO_SEQUENCE
     computed_count: int = 0

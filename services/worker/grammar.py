@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from llama_cpp.llama_grammar import JSON_GBNF, json_schema_to_gbnf
@@ -39,10 +40,21 @@ def call_grammar(tools: Sequence[pb.Tool], choice: pb.ToolChoice, *, parallel: b
         return ""
     if not tools:
         raise InvalidRequest("tool_choice requires a call, but tools is empty.", param="tools")
-    calls = _schema_to_gbnf({"anyOf": [_call_schema(tool) for tool in tools]})
-    rules = re.sub(r"^root ::=", "call ::=", calls, flags=re.MULTILINE)
+    rules = _offered_call_rules(tuple((tool.name, tool.parameters_json) for tool in tools))
     more = f' ("\\n" {_CALL_START} call {_CALL_END})*' if parallel else ""
     return f"root ::= {_CALL_START} call {_CALL_END}{more}\n{rules}"
+
+
+@lru_cache(maxsize=64)
+def _offered_call_rules(tools: tuple[tuple[str, str], ...]) -> str:
+    calls = [_call_schema(pb.Tool(name=name, parameters_json=parameters)) for name, parameters in tools]
+    return re.sub(r"^root ::=", "call ::=", _schema_to_gbnf({"anyOf": calls}), flags=re.MULTILINE)
+
+
+def offered_call_grammar(tools: Sequence[pb.Tool]) -> str:
+    """The grammar from a call's opening brace on: an offered name, arguments of its schema, then any text."""
+    rules = _offered_call_rules(tuple((tool.name, tool.parameters_json) for tool in tools))
+    return f"root ::= call rest\nrest ::= [^\\x00]*\n{rules}"
 
 
 def _call_schema(tool: pb.Tool) -> dict[str, Any]:

@@ -1,27 +1,20 @@
 """JSON as models write it, read one character at a time and rewritten as valid JSON.
 
-The reader is a coroutine: a bare `yield` asks for the next character, which its driver puts into `current` (`END`
-after the last one). So a result can't depend on how the text was cut into pieces. It repairs what is certain: raw
-control characters and unescaped quotes inside strings, single and triple quotes, Python's literals, bare words, missing
-or extra commas, missing closing brackets.
+It repairs what is certain: raw control characters and unescaped quotes inside strings, single and triple quotes,
+Python's literals, bare words, missing or extra commas, missing closing brackets. Where the meaning is lost it says so
+(`is_garbled`) and leaves what it wrote unclosed, so that nobody acts on half of a value.
 """
 
 import json
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Final
 
-Steps = Generator[None, None, None]
-Write = Callable[[str], None]
+from services.worker.json_strings import BREAKS, END, QUOTES, SPACE, Steps, StringReader, Write
 
-END: Final = ""
-SPACE: Final = frozenset(" \t\r\n")
-QUOTES: Final = frozenset("\"'")
-AFTER_KEY: Final = frozenset(":,}]")
 AFTER_MEMBER: Final = frozenset(",}")
 AFTER_ELEMENT: Final = frozenset(",]")
-# A closing fence or tag on a new line: the brackets before it were forgotten.
-_BREAKS: Final = frozenset("`<")
+_CLOSERS: Final = frozenset("}]") | BREAKS | {END}
 _WORD_ENDS: Final = frozenset(',:}]\n"`<') | {END}
 _MAX_DEPTH: Final = 64
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -30,30 +23,15 @@ _LITERALS: Final = {
     "True": "true", "False": "false", "None": "null",
     "undefined": "null", "NaN": "null",
 }  # fmt: skip
-_ESCAPED: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": "\n"}
-_UNCHANGED: Final = frozenset("\"'`/\\")
-_REPLACEMENT: Final = "\ufffd"
 
 
-class JsonReader:
+class JsonReader(StringReader):
     """Reads JSON values from `current` and the characters that follow it."""
-
-    __slots__ = ("current",)
-
-    def __init__(self) -> None:
-        self.current = END
-
-    def space(self) -> Steps:
-        """Skips white space."""
-        while self.current in SPACE:
-            yield
 
     def value(self, write: Write, ends: frozenset[str] = frozenset(), depth: int = 0) -> Steps:
         """Reads a value and writes it as valid JSON; `ends` are the characters that may follow it."""
         if depth > _MAX_DEPTH:
-            write("null")
-            if self.current != END:
-                yield
+            self.is_garbled = True
         elif self.current == "{":
             yield from self._object(write, depth)
         elif self.current == "[":
@@ -65,38 +43,11 @@ class JsonReader:
         else:
             write((yield from self._word()))
 
-    def string(self, put: Write, ends: frozenset[str]) -> Generator[None, None, bool]:
-        """Reads a string and puts its decoded characters; returns whether it was closed.
-
-        A quote closes it only if one of `ends` follows, as it always does in valid JSON: others are part of the text.
-        """
-        quote = self.current
-        yield
-        if self.current == quote:
-            yield
-            if self.current == quote:
-                yield
-                return (yield from self._triple_quoted(quote, put))
-            if (yield from self._is_closed(quote, put, ends)):
-                return True
-        while self.current != END:
-            if self.current == quote:
-                yield
-                if (yield from self._is_closed(quote, put, ends)):
-                    return True
-            elif self.current == "\\":
-                yield
-                yield from self._escape(put)
-            else:
-                put(self.current)
-                yield
-        return False
-
     def key(self) -> Generator[None, None, str | None]:
         """Reads a member's key and its colon; None if there is none."""
         chars: list[str] = []
         if self.current in QUOTES:
-            yield from self.string(chars.append, AFTER_KEY)
+            yield from self.string(chars.append, None)
         else:
             while self.current.isalnum() or self.current in {"_", "-", "$", "."}:
                 chars.append(self.current)
@@ -112,28 +63,34 @@ class JsonReader:
         write("{")
         yield
         separator = ""
-        while (yield from self._has_item(is_first=not separator)):
+        while not self.is_garbled and (yield from self._has_item(is_first=not separator)):
             key = yield from self.key()
             if key is None:
+                self.is_garbled = self.is_garbled or self.current != END
                 break
             write(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
             separator = ", "
             yield from self.value(write, AFTER_MEMBER, depth + 1)
-        write("}")
-        if self.current == "}":
-            yield
+        yield from self._close("}", write)
 
     def _array(self, write: Write, depth: int) -> Steps:
         write("[")
         yield
         separator = ""
-        while (yield from self._has_item(is_first=not separator)):
+        while not self.is_garbled and (yield from self._has_item(is_first=not separator)):
             if separator:
                 write(separator)
             separator = ", "
             yield from self.value(write, AFTER_ELEMENT, depth + 1)
-        write("]")
-        if self.current == "]":
+        yield from self._close("]", write)
+
+    def _close(self, bracket: str, write: Write) -> Steps:
+        """Writes a closing bracket, unless what stands in its place leaves open what was meant."""
+        self.is_garbled = self.is_garbled or self.current not in _CLOSERS
+        if self.is_garbled:
+            return
+        write(bracket)
+        if self.current == bracket:
             yield
 
     def _has_item(self, *, is_first: bool) -> Generator[None, None, bool]:
@@ -161,81 +118,6 @@ class JsonReader:
         if word in _LITERALS:
             return _LITERALS[word]
         return word if _NUMBER.fullmatch(word) else json.dumps(word, ensure_ascii=False)
-
-    def _is_closed(self, quote: str, put: Write, ends: frozenset[str]) -> Generator[None, None, bool]:
-        space: list[str] = []
-        while self.current in SPACE:
-            space.append(self.current)
-            yield
-        if self.current == END or self.current in ends or (self.current in _BREAKS and "\n" in space):
-            return True
-        put(quote)
-        for char in space:
-            put(char)
-        return False
-
-    def _triple_quoted(self, quote: str, put: Write) -> Generator[None, None, bool]:
-        run = 0
-        while self.current != END and run < 3:
-            char = self.current
-            if char == quote:
-                run += 1
-                yield
-                continue
-            for _ in range(run):
-                put(quote)
-            run = 0
-            yield
-            if char == "\\":
-                yield from self._escape(put)
-            else:
-                put(char)
-        return run == 3
-
-    def _escape(self, put: Write) -> Steps:
-        char = self.current
-        if char == END:
-            return
-        yield
-        if char == "u":
-            yield from self._unicode_escape(put)
-        elif char in _UNCHANGED:
-            put(char)
-        elif char in _ESCAPED:
-            put(_ESCAPED[char])
-        else:
-            put("\\")
-            put(char)
-
-    def _unicode_escape(self, put: Write) -> Steps:
-        code = yield from self._hex_code()
-        if code is None or not 0xD800 <= code < 0xDC00:
-            put(_character(code))
-            return
-        if self.current != "\\":
-            put(_REPLACEMENT)
-            return
-        yield
-        if self.current != "u":
-            put(_REPLACEMENT)
-            yield from self._escape(put)
-            return
-        yield
-        low = yield from self._hex_code()
-        if low is not None and 0xDC00 <= low < 0xE000:
-            put(chr(0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00)))
-        else:
-            put(_REPLACEMENT)
-            put(_character(low))
-
-    def _hex_code(self) -> Generator[None, None, int | None]:
-        digits = ""
-        while len(digits) < 4:
-            if self.current not in "0123456789abcdefABCDEF" or self.current == END:
-                return None
-            digits += self.current
-            yield
-        return int(digits, 16)
 
 
 class EmbeddedJson:
@@ -274,7 +156,3 @@ def _encoded(char: str) -> str:
     if char == '"' or char == "\\" or char < " ":
         return json.dumps(char)[1:-1]
     return char
-
-
-def _character(code: int | None) -> str:
-    return _REPLACEMENT if code is None or 0xD800 <= code < 0xE000 else chr(code)

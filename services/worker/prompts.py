@@ -9,11 +9,12 @@ from typing import Final
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import ContextLengthExceeded, InvalidRequest
 from services.worker.chat_template import ChatTemplate
-from services.worker.grammar import call_grammar, response_grammar
+from services.worker.grammar import call_grammar, offered_call_grammar, response_grammar
 from services.worker.llama import LlamaModel
 from services.worker.reasoning import ReasoningFormat, pick_reasoning
 from services.worker.sampling import SamplingOptions, check_grammar
 from services.worker.settings import WorkerSettings
+from services.worker.tool_calls import pick_format
 
 BATCH_CLASSES: Final = frozenset({pb.REQUEST_CLASS_TITLE, pb.REQUEST_CLASS_COMPACTION})
 _MAX_TOP_LOGPROBS: Final = 20
@@ -27,6 +28,8 @@ class Prepared:
     max_tokens: int
     options: SamplingOptions
     reasoning: ReasoningFormat | None
+    call_grammar: str
+    """What a call must look like from its opening brace on, where the model itself decides to call; else empty."""
 
 
 class Preparer:
@@ -38,6 +41,7 @@ class Preparer:
     ) -> None:  # fmt: skip
         self._model, self._settings = model, settings
         self._template_source = template_source
+        self.call_format = pick_format(template_source)
         self._template = ChatTemplate(
             template_source, bos_token=model.bos_text, eos_token=model.eos_text, special_tokens=model.special_tokens
         )
@@ -55,7 +59,8 @@ class Preparer:
         if wanted < 1:
             raise InvalidRequest("max_tokens must be at least 1.", param="max_tokens")
         reasoning = pick_reasoning(self._template_source, text) if request.HasField("chat") else None
-        return Prepared(tokens, min(wanted, left), self._options(request), reasoning)
+        options = self._options(request)
+        return Prepared(tokens, min(wanted, left), options, reasoning, self._call_grammar(request, options))
 
     def render(self, chat: pb.ChatPrompt) -> tuple[str, list[int]]:
         """Applies the chat template; returns the text and its tokens."""
@@ -102,6 +107,13 @@ class Preparer:
         if grammar:
             check_grammar(self._model, grammar, param=_format_field(request.response_format))
         return grammar
+
+    def _call_grammar(self, request: pb.GenerateRequest, options: SamplingOptions) -> str:
+        chat = request.chat
+        may_call = chat.tools and chat.tool_choice.mode != pb.TOOL_CHOICE_MODE_NONE
+        return (
+            offered_call_grammar(chat.tools) if may_call and not options.grammar and self._settings.tool_grammar else ""
+        )
 
 
 def _format_field(response_format: pb.ResponseFormat) -> str:

@@ -45,10 +45,11 @@ class Sampler:
     """The samplers of one request. Use it from one thread; `close` frees llama.cpp's side."""
 
     def __init__(self, model: LlamaModel, options: SamplingOptions) -> None:
-        self._options = options
+        self._model = model
         self._vocab_size = model.vocab_size
         self._grammar = _grammar(model, options.grammar) if options.grammar else None
         self._chain = None if options.is_plain_greedy else _chain(model, options)
+        self._has_own_grammar = bool(options.grammar)
 
     def close(self) -> None:
         """Frees the samplers."""
@@ -59,7 +60,7 @@ class Sampler:
 
     def sample(self, logits: NDArray[np.float32]) -> int:
         """Chooses and accepts the next token."""
-        if self._chain is None:
+        if self._chain is None and self._grammar is None:
             return int(logits.argmax())
         token = self._choose(logits, with_grammar=False)
         if self._grammar and not self._grammar_allows(token):
@@ -68,13 +69,46 @@ class Sampler:
         return token
 
     def accept(self, token: int) -> None:
-        """Tells the samplers of a token that was chosen."""
+        """Tells the samplers of a token that was chosen; one that breaks the grammar ends the grammar."""
         if self._chain:
             llama_cpp.llama_sampler_accept(self._chain, token)
         if self._grammar:
+            self._accept_in_grammar(token)
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether `constrain` holds."""
+        return self._grammar is not None and not self._has_own_grammar
+
+    def constrain(self, grammar: str, written: str) -> None:
+        """Holds what follows to a grammar whose first characters were written already.
+
+        Does nothing if the request has a grammar of its own, or if what was written breaks this one.
+        """
+        if self._has_own_grammar:
+            return
+        self.release()
+        self._grammar = _grammar(self._model, grammar)
+        for token in self._model.tokenize(written, add_special=False, parse_special=False):
+            self._accept_in_grammar(token)
+
+    def release(self) -> None:
+        """Ends what `constrain` began."""
+        if self._grammar and not self._has_own_grammar:
+            llama_cpp.llama_sampler_free(self._grammar)
+            self._grammar = None
+
+    def _accept_in_grammar(self, token: int) -> None:
+        """llama.cpp aborts the process on a token that its grammar does not allow, so it is asked first."""
+        if self._grammar and self._grammar_allows(token):
             llama_cpp.llama_sampler_accept(self._grammar, token)
+        elif self._grammar:
+            llama_cpp.llama_sampler_free(self._grammar)
+            self._grammar = None
 
     def _choose(self, logits: NDArray[np.float32], *, with_grammar: bool) -> int:
+        if self._chain is None and not with_grammar:
+            return int(logits.argmax())
         candidates = np.empty(self._vocab_size, _CANDIDATE)
         candidates["id"] = np.arange(self._vocab_size, dtype=np.int32)
         candidates["logit"] = logits
@@ -82,6 +116,8 @@ class Sampler:
         array = _token_data_array(candidates)
         if with_grammar:
             llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        if self._chain is None:
+            return int(candidates["id"][candidates["logit"].argmax()])
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(array.data[array.selected].id)
 

@@ -15,6 +15,7 @@ from services.worker.generation import Event, Generation
 from services.worker.llama import LlamaModel
 from services.worker.prompts import BATCH_CLASSES, Prepared, Preparer
 from services.worker.sampling import Sampler
+from services.worker.tool_calls import Format
 
 
 class Mailbox:
@@ -107,11 +108,12 @@ class InferenceServicer(InferenceServiceServicer):
             prompt_token_count=len(prepared.tokens),
             max_tokens=prepared.max_tokens,
             sampler=Sampler(self._model, prepared.options),
-            answer=_answer(request, prepared),
+            answer=_answer(request, prepared, self._preparer.call_format),
             deliver=events.put_nowait,
             arrived_at=arrived_at,
             is_batch=is_batch,
             keeps_state=not is_batch,
+            call_grammar=prepared.call_grammar,
             top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
         )
         self._resume(generation, request.resume_tokens)
@@ -140,7 +142,7 @@ class InferenceServicer(InferenceServiceServicer):
             raise ModelNotFound(f"The model {name!r} is not served here; try {', '.join(known)}.", param="model")
 
 
-def _answer(request: pb.GenerateRequest, prepared: Prepared) -> Answer:
+def _answer(request: pb.GenerateRequest, prepared: Prepared, call_format: Format) -> Answer:
     chat = request.chat
     return Answer(
         stop=request.stop,
@@ -148,4 +150,5 @@ def _answer(request: pb.GenerateRequest, prepared: Prepared) -> Answer:
         tool_choice=chat.tool_choice,
         parallel_tool_calls=chat.parallel_tool_calls or not chat.HasField("parallel_tool_calls"),
         reasoning=prepared.reasoning,
+        call_format=call_format,
     )

@@ -67,6 +67,9 @@ class WorkerSettings(ServiceSettings):
     compute_lock: Path | None = None
     """A file that CPU workers of one host share so that only one computes at a time; unset means no lock."""
 
+    tool_grammar: bool = True
+    """Whether a call that the model begins is held to the tools offered and their schemas."""
+
     temperature: float = Field(default=0.7, ge=0, le=5)
     """Default of requests that name none."""
     top_p: float = Field(default=0.8, gt=0, le=1)

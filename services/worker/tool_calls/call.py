@@ -91,7 +91,7 @@ class Call:
             self._announce()
 
     def _is_certain_at_its_end(self) -> bool:
-        if self._name is None or not self._arguments or self._is_schema():
+        if self._name is None or not _is_json(self._arguments) or self._is_schema():
             return False
         if self._name.is_offered:
             return True
@@ -118,3 +118,11 @@ class Call:
         self._log.add(CallStart(self._index, self._name.name))
         if self._arguments:
             self._log.arguments(self._index, self._arguments)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from services.worker.json_stream import AFTER_MEMBER, END, QUOTES, EmbeddedJson, JsonReader, Steps
+from services.worker.json_stream import AFTER_MEMBER, EmbeddedJson, JsonReader
+from services.worker.json_strings import END, QUOTES, Steps
 from services.worker.tool_calls.call import Call, NotACall
 
 _NAME_KEYS: Final = frozenset({"name", "tool", "tool_name", "function", "function_name"})
@@ -37,9 +38,7 @@ def read_envelope(reader: JsonReader, call: Call, nesting: int = 0) -> Steps:
 
 
 def _read_member(reader: JsonReader, call: Call, key: str, nesting: int) -> Steps:
-    if key in _NESTING_KEYS and reader.current == "{":
-        if nesting >= _MAX_NESTING:
-            raise NotACall
+    if key in _NESTING_KEYS and reader.current == "{" and nesting < _MAX_NESTING:
         yield from read_envelope(reader, call, nesting + 1)
     elif key in _NAME_KEYS and reader.current in QUOTES:
         yield from _read_name(reader, call)

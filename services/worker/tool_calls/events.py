@@ -43,6 +43,16 @@ Event = Text | CallStart | CallArguments | CallEnd
 class CallParser(Protocol):
     """Finds the calls in one answer while it streams."""
 
+    @property
+    def is_in_call(self) -> bool:
+        """Whether what comes next belongs to an object that may be a call."""
+        ...
+
+    @property
+    def opening(self) -> str:
+        """The object of a call from its brace on, while its name is all that comes next; empty anywhere else."""
+        ...
+
     def feed(self, text: str) -> list[Event]:
         """Takes the next text and returns what is decided."""
         ...

@@ -1,18 +1,23 @@
 """Calls written as JSON objects: in tags, in a code block, or bare at the start of a line."""
 
 import enum
+import re
 from collections.abc import Generator
 from typing import Final
 
-from services.worker.json_stream import END, SPACE, JsonReader, Steps
+from services.worker.json_stream import JsonReader
+from services.worker.json_strings import END, Steps
 from services.worker.tool_calls.call import Call, NotACall
 from services.worker.tool_calls.envelope import read_envelope
 from services.worker.tool_calls.events import Event, EventLog
 from services.worker.tool_calls.names import ToolNames
 from services.worker.tool_calls.tags import Tags
+from services.worker.tool_calls.text import AnswerText
 
+_OPENING: Final = re.compile(r'\{ ?"name": ?"[^"\\\n]*')
+_NATIVE_OPENING: Final = re.compile(r'\{\s*"name"\s*:\s*"[^"\\\n]*')
+_MAX_OPENING_CHARS: Final = 64
 _MAX_HELD_CHARS: Final = 65_536
-_MAX_HELD_SPACES: Final = 1_024
 _MAX_INFO_CHARS: Final = 40
 _MAX_INDENT: Final = 3
 _MIN_FENCE: Final = 3
@@ -36,16 +41,31 @@ class JsonCallParser:
         self._call: Call | None = None
         self._call_count = 0
         self._held: list[str] | None = None
-        self._space: list[str] = []
-        self._indent: int | None = 0  # None once the line has text
-        self._has_text = False
-        self._is_after_call = False
+        self._text = AnswerText(self._log)
         self._is_native = False
         self._fence = _Fence.NONE
         self._fence_length = 0
+        self._object_start = 0
         self._opened_length = 0
         self._steps = self._read_answer()
         next(self._steps)
+
+    @property
+    def is_in_call(self) -> bool:
+        """Whether what comes next belongs to an object that may be a call."""
+        return self._call is not None
+
+    @property
+    def opening(self) -> str:
+        """The object of a call from its brace on, while its name is all that comes next; empty anywhere else.
+
+        Outside a native tag only an object on one line counts: files such as package.json begin with a name, too.
+        """
+        if self._call is None or self._held is None or len(self._held) - self._object_start > _MAX_OPENING_CHARS:
+            return ""
+        text = "".join(self._held[self._object_start :])
+        pattern = _NATIVE_OPENING if self._call.is_native else _OPENING
+        return text if pattern.fullmatch(text) else ""
 
     def feed(self, text: str) -> list[Event]:
         """Takes the next text and returns what is decided."""
@@ -60,8 +80,7 @@ class JsonCallParser:
             next(self._steps, None)
         elif not self._call.is_announced:
             self._reject()
-        if not self._is_after_call:
-            self._log.text("".join(self._space))
+        self._text.finish()
         return self._log.drain()
 
     def _step(self, char: str) -> None:
@@ -79,7 +98,7 @@ class JsonCallParser:
             if self._may_open(char):
                 yield from self._attempt(char)
                 continue
-            if char in SPACE or not (self._is_after_call and char in _LEFTOVERS):
+            if not (self._text.is_after_call and char in _LEFTOVERS):
                 self._put(char)
             yield
 
@@ -87,17 +106,19 @@ class JsonCallParser:
         if char == "<":
             return True
         if char == "`":
-            return self._is_after_call or self._indent is not None
+            return self._text.is_after_call or self._text.starts_line or self._fence is _Fence.NONE
         if char not in {"{", "["}:
             return False
-        is_at_start = self._indent is not None and self._indent <= _MAX_INDENT
-        return self._is_after_call or (is_at_start and self._fence is not _Fence.PLAIN)
+        is_at_start = self._text.starts_line and self._text.indent <= _MAX_INDENT
+        return self._text.is_after_call or (is_at_start and self._fence is not _Fence.PLAIN)
 
     def _attempt(self, char: str) -> Steps:
         self._held = [char]
+        self._reader.is_garbled = False
         self._opened_length = 0
         try:
             if (yield from self._read_openers()):
+                self._object_start = len(self._held) - 1 if self._held else 0
                 self._call = Call(self._call_count, self._names, self._log, self._commit, is_native=self._is_native)
                 yield from read_envelope(self._reader, self._call)
         except NotACall:
@@ -121,7 +142,7 @@ class JsonCallParser:
         info = yield from self._read_info(length)
         ends_line = self._reader.current in {"\n", END}
         if self._fence is _Fence.NONE or info.strip() or not ends_line:
-            self._opened_length = length
+            self._opened_length = self._opened_length or length
             return True
         if self._fence is _Fence.CALL:
             self._fence, self._held = _Fence.NONE, None
@@ -167,7 +188,7 @@ class JsonCallParser:
         return True
 
     def _close_tag(self) -> Steps:
-        if not self._is_after_call:
+        if not self._text.is_after_call:
             raise NotACall
         self._is_native = False
         self._held = None
@@ -176,10 +197,8 @@ class JsonCallParser:
     def _commit(self) -> None:
         """A call is certain: what was held back for it, and white space before it, is no text."""
         self._held = None
-        self._space = []
         self._call_count += 1
-        self._is_after_call = True
-        self._indent = 0
+        self._text.skip_call()
         if self._opened_length:
             self._fence, self._fence_length = _Fence.CALL, self._opened_length
 
@@ -187,27 +206,12 @@ class JsonCallParser:
         """What was held back is text."""
         held = self._held or []
         self._held = None
-        if self._opened_length and self._fence is not _Fence.PLAIN:
+        starts_line = self._text.starts_line
+        if self._opened_length and starts_line and self._fence is not _Fence.PLAIN:
             self._fence, self._fence_length = _Fence.PLAIN, self._opened_length
         for char in held if self._reader.current == END else held[:-1]:
             self._put(char)
 
     def _put(self, char: str) -> None:
-        """Adds a character of text; white space waits, because before and after calls it is dropped."""
-        if char in SPACE:
-            self._space.append(char)
-            if char == "\n":
-                self._indent = 0
-            elif self._indent is not None:
-                self._indent += 1
-            if len(self._space) < _MAX_HELD_SPACES or self._is_after_call:
-                return
-            char = ""
-        elif self._is_after_call and not self._has_text:
-            self._space = []
-        if char:
-            self._indent = None
-            self._is_after_call = self._is_native = False
-        self._has_text = True
-        self._log.text("".join(self._space) + char)
-        self._space = []
+        self._text.put(char)
+        self._is_native = self._is_native and self._text.is_after_call

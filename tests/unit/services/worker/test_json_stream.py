@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worker.json_stream import END, EmbeddedJson, JsonReader
+from services.worker.json_stream import EmbeddedJson, JsonReader
+from services.worker.json_strings import END
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -14,8 +15,8 @@ JSON_VALUES = st.recursive(
 )
 
 
-def read(text: str) -> str:
-    reader, written = JsonReader(), []
+def read(text: str, reader: JsonReader | None = None) -> str:
+    reader, written = reader or JsonReader(), []
     reader.current = text[0]
     steps = reader.value(written.append)
     next(steps, None)
@@ -26,14 +27,23 @@ def read(text: str) -> str:
     return "".join(written)
 
 
+def is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 @given(st.dictionaries(st.text(), JSON_VALUES), st.booleans(), st.sampled_from([None, 2]))
 def test_valid_json_keeps_its_meaning(value: dict[str, Any], ensure_ascii: bool, indent: int | None) -> None:
     assert json.loads(read(json.dumps(value, ensure_ascii=ensure_ascii, indent=indent))) == value
 
 
 @given(st.text("{}[]\",:\\ntrue1 \n'`<", max_size=60))
-def test_whatever_a_model_writes_becomes_valid_json(text: str) -> None:
-    json.loads(read("{" + text))
+def test_whatever_a_model_writes_becomes_valid_json_or_is_called_garbled(text: str) -> None:
+    reader = JsonReader()
+    assert is_json(read("{" + text, reader)) != reader.is_garbled
 
 
 @given(st.dictionaries(st.text(), JSON_VALUES, min_size=1), st.data())
@@ -47,6 +57,7 @@ def test_json_that_is_cut_anywhere_is_closed(value: dict[str, Any], data: st.Dat
     [
         ('{"a": "x\ny\tz"}', {"a": "x\ny\tz"}),
         ('{"a": "say "hi" now", "b": 1}', {"a": 'say "hi" now', "b": 1}),
+        ('{"a": "say "<b>" now"}', {"a": 'say "<b>" now'}),
         ("{'a': 'it\\'s', 'b': 'don't'}", {"a": "it's", "b": "don't"}),
         ('{"a": """def f():\n  return "x"\n""", "b": 2}', {"a": 'def f():\n  return "x"\n', "b": 2}),
         ('{"a": True, "b": None, "c": False, "d": undefined}', {"a": True, "b": None, "c": False, "d": None}),
@@ -70,8 +81,14 @@ def test_certain_mistakes_are_repaired(written: str, meant: dict[str, Any]) -> N
     assert json.loads(read(written)) == meant
 
 
-def test_endless_nesting_ends() -> None:
-    assert json.loads(read('{"a": ' + "[" * 5000)) != {}
+@pytest.mark.parametrize(
+    "written",
+    ['{"a": "log("x", "y")"}', '{"a": "ls" -la}', '{"a": {} x}', '{"a": {"b" 1}}', '{"a": ' + "[" * 5000],
+)
+def test_what_has_no_certain_meaning_is_left_unclosed(written: str) -> None:
+    reader = JsonReader()
+    assert not is_json(read(written, reader))
+    assert reader.is_garbled
 
 
 @pytest.mark.parametrize(

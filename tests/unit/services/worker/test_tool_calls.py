@@ -94,6 +94,8 @@ CALLS = {
     "fence without language": (f"```\n{READ}\n```\n", "", [READ_CALL]),
     "fence with another language": (f"```tool_call\n{READ}\n```", "", [READ_CALL]),
     "fence on one line": (f"```json {READ} ```", "", [READ_CALL]),
+    "fence in the middle of a line": (f"Look: ```json\n{READ}\n```", "Look:", [READ_CALL]),
+    "backticks in the middle of a line": (f"No ```fence\nx\n{READ}", "No ```fence\nx", [READ_CALL]),
     "fence, indented": (f"1. Look\n   ```json\n   {READ}\n   ```", "1. Look", [READ_CALL]),
     "fence around a tag": (f"```xml\n<tool_call>\n{READ}\n</tool_call>\n```", "", [READ_CALL]),
     "tag around a fence": (f"<tool_call>\n```json\n{READ}\n```\n</tool_call>", "", [READ_CALL]),
@@ -153,18 +155,21 @@ TEXTS = {
     "bare JSON of something else": '{"name": "my-app", "version": "1.0", "scripts": {"test": "x"}}',
     "package named like a tool": '```json\n{\n  "name": "read",\n  "version": "1.0",\n  "scripts": {}\n}\n```',
     "definition of a tool": '```json\n{"name": "read", "parameters": {"type": "object", "properties": {}}}\n```',
-    "definition of a tool in its tag": f'<tools>\n{{"type": "function", "function": {{"name": "read", "description": "x",'
-    f' "parameters": {PARAMETERS}}}}}\n</tools>',
+    "definition of a tool in its tag": f'<tools>\n{{"type": "function", "function": {{"name": "read", '
+    f'"description": "x", "parameters": {PARAMETERS}}}}}\n</tools>',
     "unknown name with other keys": '{"name": "jest", "arguments": {"a": 1}, "color": "red"}',
+    "unknown name with a thought": '{"thought": "hm", "name": "jest", "arguments": {"a": 1}}',
     "unknown name with a common key": '{"name": "jest", "args": {"a": 1}}',
     "a person": '{"name": "John Smith", "arguments": {"a": 1}}',
     "name without arguments": '```json\n{"name": "read"}\n```',
     "arguments without a name": '{"arguments": {"a": 1}}',
     "within a sentence": f"Write `{READ}` or {READ} to call.",
     "tag without a call": "Use <tool_call> and </tool_call>, a < b, <b>bold</b>, ``` or [links](x).\n",
+    "backticks in a sentence": "Use ```x``` or ```\nlines\n``` or `x`.\n{}\n",
     "list": "[1] first\n[2] second\n- `x`\n",
     "set": '{"a", "b"}\n\nis a set.',
     "nested fences": '````md\n```json\n{"a": 1}\n```\n````\n',
+    "call in nested fences": f'````md\n```json\n{{"a": 1}}\n```\n{READ}\n````\n',
     "indented code": f"Example:\n\n    {READ}\n",
     "white space": "  \n\n text  \n\n",
     "unfinished": "```json\n{",
@@ -180,8 +185,9 @@ def test_what_is_no_call_stays_text_byte_for_byte(written: str) -> None:
 
 
 FRAGMENTS = st.sampled_from([
-    READ, BASH, "<tool_call>", "</tool_call>", "<tools>", "</tools>", "```", "```json\n", "\n", "\n\n", " ", "text", "{",
-    "}", "[", "]", ",", ":", '"', "'", '"name"', '"arguments"', '"read"', '"x"', '"function"', "null", "`", "<", "\\", "é",
+    READ, BASH, "<tool_call>", "</tool_call>", "<tools>", "</tools>", "```", "```json\n", "\n", "\n\n", " ", "text",
+    "{", "}", "[", "]", ",", ":", '"', "'", '"name"', '"arguments"', '"read"', '"x"', '"function"', "null", "`", "<",
+    "\\", "é",
 ])  # fmt: skip
 
 
@@ -191,7 +197,7 @@ def test_any_text_at_any_cut_gives_the_same_result(written: str, size: int, ende
     assert parse(written, size=size, ended_by_model=ended_by_model) == whole
     assert parse(written, size=1, ended_by_model=ended_by_model) == whole
     if ended_by_model:
-        assert len(whole.calls) == len(whole.names)
+        assert whole.ended == list(range(len(whole.names)))
     if not whole.names:
         assert whole.text == written
 
@@ -235,6 +241,20 @@ def test_a_call_cut_by_a_limit_is_not_closed() -> None:
     assert (result.names, result.arguments, result.ended) == (["bash"], ['{"command": "rm -r'], [])
 
 
+def test_a_garbled_call_is_never_delivered_as_if_it_were_whole() -> None:
+    written = '{"content": "log("x", "y")"}'
+    (arguments,) = parse(f'<tool_call>{{"name": "write", "arguments": {written}}}</tool_call>').arguments
+    with pytest.raises(ValueError, match="delimiter"):
+        json.loads(arguments)
+    unknown = f'{{"name": "create", "arguments": {written}}}'
+    assert parse(unknown).text == unknown
+
+
+def test_a_garbled_call_leaves_the_next_one_alone() -> None:
+    result = parse(f'{{"name": "read", "arguments": {{"a": {{}} x}}}}\n{READ}')
+    assert (result.names, json.loads(result.arguments[1])) == (["read", "read"], {"filePath": "a.py"})
+
+
 def test_an_undecided_call_cut_by_a_limit_is_text() -> None:
     written = '```json\n{"name": "git", "arguments": {"a": '
     assert parse(written, ended_by_model=False).text == written
@@ -244,8 +264,8 @@ def test_what_is_held_back_is_bounded() -> None:
     parser = GENERIC.parser(TOOLS)
     written = '{"arguments": {"a": "' + "x" * 70_000
     assert [type(event) for event in parser.feed(written)] == [Text]
-    parser = GENERIC.parser(TOOLS)
-    assert parser.feed("\n" * 3000) != []
+    for written in ("\n" * 3000, '{"name": "' + "x" * 300):
+        assert GENERIC.parser(TOOLS).feed(written) != []
 
 
 def test_endless_nesting_is_survived() -> None:
