@@ -1,0 +1,153 @@
+"""Runs all of it on this machine: starts the processes, keeps them running, ends them."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+
+from cli.banner import print_banner
+from cli.config import Configuration, ModelEntry, choose_models, client_host, load_configuration
+from cli.console import say
+from cli.engine import Engine, probe_engine
+from cli.errors import CommandError
+from cli.guardian import Guardian
+from cli.paths import log_directory, make_private, make_runtime_directory, valkey_directory
+from cli.plan import Service, Setting, plan_edge, plan_services
+from cli.ports import check_port, free_port
+from cli.pull import pull
+from cli.readiness import Watch, wait_for_edge, wait_for_services
+from cli.running import announced
+from cli.server import api_key, ask
+from cli.sources import missing_files
+from cli.supervisor import ChildSpec, Supervisor, supervised
+from cli.validate import check_settings
+from cli.valkey import child_spec, find_program
+from cli.valkey import url as valkey_url
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What the person asked for."""
+
+    config: Path | None = None
+    host: str | None = None
+    port: int | None = None
+    only: tuple[str, ...] = ()
+    no_small: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that one run of `up` has settled before it starts anything."""
+
+    configuration: Configuration
+    models: Sequence[ModelEntry]
+    engine: Engine
+    setting: Setting
+    valkey: ChildSpec | None
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """What local models compute on, if there are any."""
+        return self.engine.devices if any(model.is_local for model in self.models) else ()
+
+    @property
+    def url(self) -> str:
+        """Where clients find the server."""
+        return f"http://{client_host(self.setting.host)}:{self.setting.port}"
+
+
+def run_up(options: UpOptions) -> None:
+    """Serves until stopped."""
+    configuration = load_configuration(options.config)
+    host = options.host or configuration.edge.host
+    port = configuration.edge.port if options.port is None else options.port
+    port = port or free_port(host)
+    with announced(f"http://{client_host(host)}:{port}"):
+        check_port(host, port)
+        engine = probe_engine()
+        models = runnable_models(configuration, options, engine)
+        check_settings(configuration, models)
+        for model in models:
+            if model.is_local and missing_files(model.source):
+                pull(model.source)
+        asyncio.run(_serve(_settle(configuration, models, engine, host, port)))
+
+
+def runnable_models(configuration: Configuration, options: UpOptions, engine: Engine) -> list[ModelEntry]:
+    """The models to run here; without a working engine, those that run elsewhere."""
+    models = choose_models(configuration.models, only=options.only, no_small=options.no_small)
+    if not engine.works and any(model.is_local for model in models):
+        models = [model for model in models if not model.is_local]
+        say("warning", f"No local model can run: llama-cpp-python doesn't work here ({escape(engine.problem)}).")
+        say("warning", "Serving the upstream models only; `localcode doctor` says what to install.")
+    if not models:
+        raise CommandError("No model to serve: localcode.toml needs a table [models.<name>]. See `localcode models`.")
+    return models
+
+
+def _settle(configuration: Configuration, models: Sequence[ModelEntry], engine: Engine, host: str, port: int) -> Run:
+    runtime, logs = make_runtime_directory(), make_private(_log_directory(configuration))
+    redis_url, valkey = configuration.value("cache", "redis_url") or None, None
+    if redis_url is None and (program := find_program()):
+        socket = runtime / "valkey.sock"
+        valkey = child_spec(program, data=make_private(valkey_directory()), socket=socket, log=logs / "valkey.log")
+        redis_url = valkey_url(socket)
+    if redis_url is None:
+        say("warning", "No embedded Valkey for this platform: what the cache knows is lost when it stops.")
+    return Run(configuration, models, engine, Setting(runtime, logs, os.environ, host, port, redis_url), valkey)
+
+
+def _log_directory(configuration: Configuration) -> Path:
+    return Path(configuration.value("log", "directory", str(log_directory()))).expanduser().absolute()
+
+
+async def _serve(run: Run) -> None:
+    stop, watch = asyncio.Event(), Watch()
+    with Guardian() as guardian:
+        guardian.own_directory(run.setting.runtime_directory)
+        services = plan_services(run.configuration, run.models, run.setting)
+        specs = [service.spec for service in services] + [plan_edge(run.configuration, run.setting)]
+        if run.valkey:
+            specs.insert(0, run.valkey)
+        async with supervised(specs, guardian=guardian, report=watch.ended) as supervisor:
+            say("busy", f"Starting {escape(', '.join(spec.name for spec in specs))} …")
+            _stop_on_signals(stop, supervisor)
+            await _unless_stopped(_start(run, services, watch), stop)
+            await stop.wait()
+            say("busy", "Stopping …")
+    say("ok", "Stopped.")
+
+
+async def _start(run: Run, services: Sequence[Service], watch: Watch) -> None:
+    await wait_for_services(services, watch)
+    status = await wait_for_edge(run.url, watch)
+    state = await asyncio.to_thread(ask, run.url, api_key(run.configuration))
+    print_banner(state, status, devices=run.devices, logs=run.setting.log_directory)
+
+
+async def _unless_stopped(work: Coroutine[None, None, None], stop: asyncio.Event) -> None:
+    """Does the work to its end, or leaves it where it is at a stop."""
+    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        stopping.cancel()
+        task.result()
+    else:
+        task.cancel()
+
+
+def _stop_on_signals(stop: asyncio.Event, supervisor: Supervisor) -> None:
+    """The first signal ends all in good order; the second one at once."""
+
+    def on_signal() -> None:
+        if stop.is_set():
+            supervisor.kill_all()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
