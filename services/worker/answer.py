@@ -81,6 +81,11 @@ class Answer:
         """The object of a call from its brace on, while its name is all that comes next; empty anywhere else."""
         return self._calls.opening if self._calls is not None else ""
 
+    @property
+    def misnamed_call(self) -> str:
+        """The object of a call from its brace on, if its name was not offered but arguments follow; else empty."""
+        return self._calls.misnamed if self._calls is not None else ""
+
     def feed(self, token_id: int, piece: bytes, logprob: pb.TokenLogprob | None = None) -> list[pb.Delta]:
         """Takes the next token and returns what became visible."""
         if self._is_done:

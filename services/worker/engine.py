@@ -14,6 +14,7 @@ import structlog
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import BackendFailed, Overloaded
+from services.worker.call_guard import MAX_REWINDS, hold_to_offered_tools, rewind_point
 from services.worker.compute_lock import ComputeLock
 from services.worker.cost import StepCost
 from services.worker.generation import NO_SEQUENCE, Event, Generation
@@ -254,11 +255,27 @@ class Engine:
         generation.tokens.append(token)
         self._emit_deltas(generation, generation.answer.feed(token, self._model.piece(token), logprob))
         if generation.call_grammar:
-            _hold_to_call_grammar(generation)
+            hold_to_offered_tools(generation)
+            self._rewind_misnamed_call(generation)
         if generation.answer.is_done:
             self._finish(generation, pb.FINISH_REASON_STOP)
         elif generation.generated_count >= generation.max_tokens:
             self._finish(generation, pb.FINISH_REASON_LENGTH)
+
+    def _rewind_misnamed_call(self, generation: Generation) -> None:
+        """Takes an answer back to where it began to call a tool that was not offered; nothing of it was sent yet."""
+        misnamed = generation.answer.misnamed_call
+        if not misnamed or generation.rewind_count >= MAX_REWINDS or not self._pool.forks:
+            return
+        generated = generation.tokens[generation.prompt_token_count :]
+        point = rewind_point([self._model.piece(token) for token in generated], misnamed)
+        if point is None:
+            return
+        kept_count, written = point
+        generation.rewind(kept_count, self._model.piece)
+        self._pool.truncate(generation.sequence_id, generation.computed_count)
+        generation.sampler.constrain(generation.call_grammar, written)
+        _log.info("misnamed_call_rewound", request_id=generation.request_id, token_count=len(generated) - kept_count)
 
     def _finish(self, generation: Generation, reason: "pb.FinishReason.ValueType") -> None:
         self._emit_deltas(generation, generation.answer.finish(ended_by_model=reason == pb.FINISH_REASON_STOP))
@@ -326,16 +343,6 @@ class Engine:
                 self._cost.observe(size, time.monotonic() - started)
             position += size
         self._pool.close(sequence_id)
-
-
-def _hold_to_call_grammar(generation: Generation) -> None:
-    """From the first sign of a call to its end, the sampler may choose only offered names and fitting arguments."""
-    sampler, answer = generation.sampler, generation.answer
-    if sampler.is_constrained:
-        if not answer.is_in_call:
-            sampler.release()
-    elif opening := answer.call_opening:
-        sampler.constrain(generation.call_grammar, opening)
 
 
 def _row(chunk: Chunk[Generation]) -> Row:

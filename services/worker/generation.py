@@ -22,7 +22,7 @@ class Generation:
     prompt_token_count: int
     max_tokens: int
     sampler: Sampler
-    answer: Answer
+    make_answer: Callable[[], Answer]
     deliver: Callable[[Event], None]
     """Takes events in order; the last one is a `finish` or an exception."""
     arrived_at: float
@@ -33,6 +33,7 @@ class Generation:
     call_grammar: str = ""
     """What a call must look like from its opening brace on; empty lets it be anything."""
 
+    answer: Answer = field(init=False)
     sequence_id: int = NO_SEQUENCE
     computed_count: int = 0
     cached_count: int = 0
@@ -42,6 +43,11 @@ class Generation:
     has_waited: bool = False
     """Whether it waits for a sibling's tokens."""
     last_progress: tuple[int, int] = field(default=(-1, -1))
+
+    rewind_count: int = 0
+
+    def __post_init__(self) -> None:
+        self.answer = self.make_answer()
 
     @property
     def pending_count(self) -> int:
@@ -62,3 +68,12 @@ class Generation:
     def is_running(self) -> bool:
         """Whether it holds a slot."""
         return self.sequence_id != NO_SEQUENCE
+
+    def rewind(self, kept_count: int, piece: Callable[[int], bytes]) -> None:
+        """Forgets all but the first generated tokens; what was delivered of them stays delivered."""
+        del self.tokens[self.prompt_token_count + kept_count :]
+        self.computed_count = min(self.computed_count, len(self.tokens) - 1)
+        self.rewind_count += 1
+        self.answer = self.make_answer()
+        for token in self.tokens[self.prompt_token_count :]:
+            self.answer.feed(token, piece(token))

@@ -81,6 +81,11 @@ class KvPool:
         """Takes cells for the next tokens of a sequence; `make_room` must have found them."""
         self._ledger.extend(sequence_id, count)
 
+    def truncate(self, sequence_id: int, length: int) -> None:
+        """Drops a running sequence's tokens behind a length."""
+        self._memory.remove(sequence_id, length)
+        self._ledger.truncate(sequence_id, length)
+
     def make_room(self, count: int) -> bool:
         """Drops parked sequences, least valuable first, until so many cells are free."""
         while self._ledger.free_count < count:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import llama_cpp
 import numpy as np
+from llama_cpp._ggml import libggml, libggml_base_path
 from numpy.typing import NDArray
 
 from services.worker.settings import CacheType
@@ -53,6 +54,8 @@ def initialise() -> None:
     """Prepares llama.cpp once a process and sends its log to ours."""
     llama_cpp.llama_log_set(_forward_log, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
+    if libggml.ggml_backend_reg_count() == 0:  # built with one library a processor generation: load the one that fits
+        libggml.ggml_backend_load_all_from_path(str(libggml_base_path).encode())
 
 
 class LlamaModel:

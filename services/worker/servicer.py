@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from localcode.inference.v1 import inference_pb2 as pb
@@ -108,7 +109,7 @@ class InferenceServicer(InferenceServiceServicer):
             prompt_token_count=len(prepared.tokens),
             max_tokens=prepared.max_tokens,
             sampler=Sampler(self._model, prepared.options),
-            answer=_answer(request, prepared, self._preparer.call_format),
+            make_answer=partial(_answer, request, prepared, self._preparer.call_format),
             deliver=events.put_nowait,
             arrived_at=arrived_at,
             is_batch=is_batch,

@@ -43,6 +43,12 @@ class Call:
         """Whether the arguments were found, complete or not."""
         return bool(self._arguments_key)
 
+    @property
+    def is_misnamed(self) -> bool:
+        """Whether arguments follow a name that was not offered: a call is meant, but can't be made so."""
+        has_arguments = self._arguments_key in _TELLING_KEYS and self._arguments.startswith("{")
+        return has_arguments and self._name is not None and not self._name.is_offered
+
     def set_name(self, written: str) -> None:
         """Takes the name; a second one is ignored."""
         if self._name is None:

@@ -53,6 +53,11 @@ class CallParser(Protocol):
         """The object of a call from its brace on, while its name is all that comes next; empty anywhere else."""
         ...
 
+    @property
+    def misnamed(self) -> str:
+        """The object of a call from its brace on, if its name was not offered but arguments follow; else empty."""
+        ...
+
     def feed(self, text: str) -> list[Event]:
         """Takes the next text and returns what is decided."""
         ...

@@ -67,6 +67,13 @@ class JsonCallParser:
         pattern = _NATIVE_OPENING if self._call.is_native else _OPENING
         return text if pattern.fullmatch(text) else ""
 
+    @property
+    def misnamed(self) -> str:
+        """The object of a call from its brace on, if its name was not offered but arguments follow; else empty."""
+        if self._call is None or self._held is None or not self._call.is_misnamed:
+            return ""
+        return "".join(self._held[self._object_start :])
+
     def feed(self, text: str) -> list[Event]:
         """Takes the next text and returns what is decided."""
         for char in text:

@@ -29,7 +29,7 @@ class Request:
             prompt_token_count=len(prompt),
             max_tokens=max_tokens,
             sampler=cast("Any", FakeSampler()),
-            answer=Answer(),
+            make_answer=options.pop("make_answer", Answer),
             deliver=self.events.put,
             arrived_at=time.monotonic(),
             **options,

@@ -1,0 +1,24 @@
+from services.worker.call_guard import rewind_point
+
+
+def test_the_answer_goes_back_to_the_token_in_which_the_name_begins() -> None:
+    pieces = [b"```", b"json\n", b"{\n", b'  "name', b'": "', b"git", b'",\n', b' "arguments": {']
+    assert rewind_point(pieces, '{\n  "name": "git",\n "arguments": {') == (5, '{\n  "name": "')
+
+
+def test_a_name_that_begins_inside_a_token_is_written_again_with_that_token() -> None:
+    pieces = [b"{", b'"name":', b'"git', b'"', b',"arguments":{']
+    assert rewind_point(pieces, '{"name":"git","arguments":{') == (2, '{"name":')
+
+
+def test_there_is_no_way_back_if_the_object_begins_inside_the_token_of_the_name() -> None:
+    assert rewind_point([b'{"name":"git', b'","arguments":{'], '{"name":"git","arguments":{') is None
+
+
+def test_there_is_no_way_back_if_the_call_is_not_what_was_written() -> None:
+    assert rewind_point([b"something else"], '{"name":"git","arguments":{') is None
+
+
+def test_the_latest_of_two_equal_calls_is_meant() -> None:
+    call = [b"{", b'"name":"', b"git", b'","arguments":{']
+    assert rewind_point([*call, b"}}\n", *call], '{"name":"git","arguments":{') == (7, '{"name":"')
