@@ -1,0 +1,1 @@
+"""What the services share: which workers live, and which conversation is known where."""

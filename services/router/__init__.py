@@ -1,0 +1,1 @@
+"""Which request is what, and which worker answers it."""

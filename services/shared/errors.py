@@ -72,6 +72,20 @@ class NoWorker(ServiceError):
     reason = "no_worker"
 
 
+class WorkerLost(ServiceError):
+    """The worker stopped in the middle of an answer that the client has seen a part of."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "worker_lost"
+
+
+class StoreUnavailable(ServiceError):
+    """The store behind the cache service does not answer."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "store_unavailable"
+
+
 class Unsupported(ServiceError):
     """The server can't do this."""
 

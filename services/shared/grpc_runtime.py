@@ -85,7 +85,7 @@ async def _abort(context: Any, error: Exception, method: str) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, grpc.aio.AioRpcError):  # a proxied failure keeps its status and details
-        await context.abort(error.code(), error.details() or "", error.trailing_metadata())
+        await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
     if not isinstance(error, ServiceError):
         _log.exception("call_failed", method=method, exc_info=error)
         error = BackendFailed("internal error; the server's log says more")

@@ -1,0 +1,64 @@
+"""Runs the router: `python -m services.router`."""
+
+import sys
+
+import structlog
+import uvloop
+from grpc.aio import Server
+
+from localcode.cache.v1.cache_pb2_grpc import CacheServiceStub
+from localcode.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from localcode.router.v1.router_pb2_grpc import add_RouterServiceServicer_to_server
+from services.router.forward import Forwarder
+from services.router.lineages import Lineages
+from services.router.metrics import RouterMetrics
+from services.router.models import Model, configured_models
+from services.router.servicer import RouterServicer
+from services.router.settings import RouterSettings
+from services.router.workers import WorkerDirectory
+from services.shared.grpc_runtime import HealthService, open_channel, running_server, wait_for_stop_signal
+from services.shared.settings import ConfigurationError, LogSettings, load_document, load_settings
+from services.shared.telemetry import configure_logging, serve_metrics
+
+_log = structlog.get_logger(__name__)
+
+
+async def serve(settings: RouterSettings, configured: tuple[Model, ...]) -> None:
+    """Serves until a stop signal."""
+    serve_metrics(settings.metrics_port)
+    metrics = RouterMetrics()
+    health_service = HealthService()
+    async with open_channel(settings.cache_address) as channel:
+        cache = CacheServiceStub(channel)
+        lineages = Lineages(cache)
+        workers = WorkerDirectory(cache)
+        forwarder = Forwarder(workers, lineages, metrics, worker_wait_seconds=settings.worker_wait_seconds)
+        servicer = RouterServicer(settings, configured, workers, forwarder, metrics)
+
+        def register(server: Server) -> None:
+            add_InferenceServiceServicer_to_server(servicer, server)
+            add_RouterServiceServicer_to_server(servicer, server)
+
+        async with (
+            workers.watching(),
+            running_server(settings.listen, register, health_service=health_service) as address,
+        ):
+            await health_service.set_serving(True)
+            _log.info("router_ready", address=address, models=[model.name for model in configured])
+            await wait_for_stop_signal()
+        await lineages.close()
+
+
+def main() -> None:
+    """Reads the settings and serves; says what is wrong with them otherwise."""
+    try:
+        document = load_document()
+        configure_logging(load_settings(LogSettings, "log", document=document), process="router")
+        settings = load_settings(RouterSettings, "router", document=document)
+    except ConfigurationError as error:
+        sys.exit(str(error))
+    uvloop.run(serve(settings, configured_models(document)))
+
+
+if __name__ == "__main__":
+    main()

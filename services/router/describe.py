@@ -1,0 +1,35 @@
+"""What the models of all workers can do, and those that are configured but do not run now."""
+
+import asyncio
+from collections.abc import Sequence
+
+from localcode.inference.v1 import inference_pb2 as pb
+from services.router.models import Model
+from services.router.workers import WorkerDirectory
+
+
+class Describer:
+    """Remembers how models were described, so that one whose worker restarts keeps its description."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, pb.ModelDescription] = {}
+
+    async def describe(
+        self, models: Sequence[Model], workers: WorkerDirectory, *, default: str
+    ) -> list[pb.ModelDescription]:
+        """Describes models, the default first; one that does not run has no time of loading."""
+        answers = await asyncio.gather(*(worker.descriptions() for worker in workers.workers if worker.is_healthy))
+        for description in (description for answer in answers for description in answer):
+            self._known[description.name] = description
+        live = workers.live_models()
+        ordered = sorted(models, key=lambda model: model.name != default)
+        return [self._description(model, is_live=model.name in live) for model in ordered]
+
+    def _description(self, model: Model, *, is_live: bool) -> pb.ModelDescription:
+        description = pb.ModelDescription(name=model.name, context_length=model.context_length)
+        if known := self._known.get(model.name):
+            description.CopyFrom(known)
+        description.aliases[:] = dict.fromkeys((*description.aliases, *model.aliases))
+        if not is_live:
+            description.loaded_at_seconds = 0
+        return description
