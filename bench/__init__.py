@@ -1,0 +1,1 @@
+"""Measures a running server over HTTP: `python -m bench --help`."""

@@ -1,0 +1,35 @@
+"""Fixtures that many tests share: models, written here or fetched once, and the whole system."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.sources import model_path
+from tests.fakes.scripted_model import write_scripted_model
+from tests.fakes.scripts import CHAT_SCRIPT
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rounds", type=int, default=1, help="How often tests that can be repeated repeat their work.")
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> range:
+    """The rounds of a test that can be repeated."""
+    return range(request.config.getoption("--rounds"))
+
+
+@pytest.fixture(scope="session")
+def scripted_chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that chats by script (`CHAT_SCRIPT`)."""
+    return write_scripted_model(tmp_path_factory.mktemp("models") / "scripted.gguf", CHAT_SCRIPT)
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Path:
+    """The real Qwen2.5-Coder-0.5B, fetched as `localcode models pull` fetches it and kept where that keeps it."""
+    source = "qwen2.5-coder-0.5b"
+    subprocess.run([Path(sys.executable).parent / "localcode", "models", "pull", source], check=True)
+    return model_path(source)
