@@ -61,7 +61,7 @@ def _counting(model: str, number: int) -> dict[str, Any]:
 
 def _cold_main() -> dict[str, Any]:
     """Its first line is new, so that nothing of it is cached."""
-    request = main_request(directory="/home/dev/project", task=_TASK)
+    request = main_request(directory="/srv/project", task=_TASK)
     request["messages"][0]["content"] = f"{uuid.uuid4()}\n{request['messages'][0]['content']}"
     return request
 
