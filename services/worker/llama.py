@@ -53,9 +53,24 @@ class Row:
 def initialise() -> None:
     """Prepares llama.cpp once a process and sends its log to ours."""
     llama_cpp.llama_log_set(_forward_log, ctypes.c_void_p(0))
+    _load_backends()
     llama_cpp.llama_backend_init()
     if libggml.ggml_backend_reg_count() == 0:  # built with one library a processor generation: load the one that fits
         libggml.ggml_backend_load_all_from_path(str(libggml_base_path).encode())
+
+
+def _load_backends() -> None:
+    """Loads the backends of a build that keeps each in a library of its own (`GGML_BACKEND_DL`).
+
+    Other builds have theirs linked in, and registered already.
+    """
+    package = Path(llama_cpp.__file__).parent
+    # Symbols are looked up through libllama: a wheel holds several copies of libggml, and only the one it uses counts.
+    library = llama_cpp.llama_cpp._lib
+    library.ggml_backend_reg_count.restype = ctypes.c_size_t
+    for folder in (package / "lib", package.parent / "bin"):  # llama.cpp installs such libraries as programs
+        if library.ggml_backend_reg_count() == 0:
+            library.ggml_backend_load_all_from_path(str(folder).encode())
 
 
 class LlamaModel:
