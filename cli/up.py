@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from rich.markup import escape
 
@@ -21,12 +23,15 @@ from cli.ports import check_port, free_port
 from cli.pull import pull
 from cli.readiness import Watch, wait_for_edge, wait_for_services
 from cli.running import announced
-from cli.server import api_key, ask
+from cli.server import ServerState, api_key, ask
 from cli.sources import missing_files
 from cli.supervisor import ChildSpec, Supervisor, supervised
 from cli.validate import check_settings
 from cli.valkey import child_spec, find_program
 from cli.valkey import url as valkey_url
+
+_DESCRIBE_SECONDS: Final = 5.0
+_DESCRIBE_POLL_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,20 @@ async def _serve(run: Run) -> None:
 async def _start(run: Run, services: Sequence[Service], watch: Watch) -> None:
     await wait_for_services(services, watch)
     status = await wait_for_edge(run.url, watch)
-    state = await asyncio.to_thread(ask, run.url, api_key(run.configuration))
+    state = await _described(run)
     print_banner(state, status, devices=run.devices, logs=run.setting.log_directory)
+
+
+async def _described(run: Run) -> ServerState:
+    """What the server says of itself once every local worker is known to it; after a while, what it says then."""
+    names = {model.name for model in run.models if model.is_local}
+    deadline = time.monotonic() + _DESCRIBE_SECONDS
+    while True:
+        state = await asyncio.to_thread(ask, run.url, api_key(run.configuration))
+        described = {model.name for model in state.models if model.size_bytes}
+        if names <= described or time.monotonic() > deadline:
+            return state
+        await asyncio.sleep(_DESCRIBE_POLL_SECONDS)
 
 
 async def _unless_stopped(work: Coroutine[None, None, None], stop: asyncio.Event) -> None:

@@ -57,9 +57,9 @@ def main() -> None:
         document = load_document()
         configure_logging(load_settings(LogSettings, "log", document=document), process="cache")
         settings = load_settings(CacheSettings, "cache", document=document)
+        asyncio.run(serve(settings))
     except ConfigurationError as error:
         sys.exit(str(error))
-    asyncio.run(serve(settings))
 
 
 if __name__ == "__main__":

@@ -55,9 +55,9 @@ def main() -> None:
         document = load_document()
         configure_logging(load_settings(LogSettings, "log", document=document), process="router")
         settings = load_settings(RouterSettings, "router", document=document)
+        uvloop.run(serve(settings, configured_models(document)))
     except ConfigurationError as error:
         sys.exit(str(error))
-    uvloop.run(serve(settings, configured_models(document)))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from localcode.cache.v1.cache_pb2_grpc import CacheServiceAsyncStub
 
 POLL_SECONDS: Final = 0.5
+_PATIENT_POLLS: Final = 10  # after its own start, while the cache service may be starting too
 UNLISTED_SECONDS: Final = 10.0
 """How long a healthy worker stays that is no longer listed: a cache service that restarted hears of it again sooner."""
 _LIST_TIMEOUT_SECONDS: Final = 1.0
@@ -53,6 +54,7 @@ class WorkerDirectory:
         self._changed = asyncio.Event()
         self._listed = asyncio.Event()
         self._seen_models: tuple[Model, ...] = ()
+        self._failed_poll_count = 0
         self.is_cache_reachable = False
 
     @property
@@ -123,11 +125,13 @@ class WorkerDirectory:
         try:
             answer = await self._cache.ListWorkers(cache_pb2.ListWorkersRequest(), timeout=_LIST_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
-            if self.is_cache_reachable or not self._listed.is_set():
+            self._failed_poll_count += 1
+            if self._failed_poll_count == (1 if self._listed.is_set() else _PATIENT_POLLS):
                 _log.warning("cache_service_is_away", code=error.code().name)
             self.is_cache_reachable = False
             return
         self.is_cache_reachable = True
+        self._failed_poll_count = 0
         self._listed.set()
         self.reconcile(answer.workers)
 

@@ -12,6 +12,7 @@ from grpc.aio import Channel, Server
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.shared.errors import BackendFailed, ServiceError, trailing_details
+from services.shared.settings import ConfigurationError
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 _OPTIONS: Final[Sequence[tuple[str, int | str]]] = (
@@ -118,11 +119,14 @@ async def is_serving(channel: Channel, *, timeout_seconds: float = 2.0) -> bool:
 async def running_server(
     listen: str, register: Callable[[Server], None], *, health_service: HealthService, stop_grace_seconds: float = 2.0
 ) -> AsyncIterator[str]:
-    """Serves until left, and yields the address that was bound (port 0 picks a free one)."""
+    """Serves until left, and yields the address that was bound (port 0 picks a free one).
+
+    Raises `ConfigurationError` for an address that can't be bound.
+    """
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
     health_pb2_grpc.add_HealthServicer_to_server(health_service.servicer, server)
     register(server)
-    port = server.add_insecure_port(listen)
+    port = _bind(server, listen)
     address = listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
     await server.start()
     try:
@@ -130,6 +134,13 @@ async def running_server(
     finally:
         await health_service.set_serving(False)
         await server.stop(stop_grace_seconds)
+
+
+def _bind(server: Server, listen: str) -> int:
+    try:
+        return int(server.add_insecure_port(listen))
+    except RuntimeError as error:
+        raise ConfigurationError(f"Can't listen on {listen}: the port is in use, or the address not ours.") from error
 
 
 async def wait_for_stop_signal() -> None:

@@ -41,9 +41,9 @@ def main() -> None:
         configure_logging(load_settings(LogSettings, "log"), process="upstream")
         settings = load_settings(UpstreamSettings, "models", os.environ.get(_NAME_VARIABLE, ""))
         key = api_key(settings, os.environ)
+        asyncio.run(serve(settings, key))
     except ConfigurationError as error:
         sys.exit(str(error))
-    asyncio.run(serve(settings, key))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import llama_cpp
 import numpy as np
-from llama_cpp._ggml import libggml, libggml_base_path
 from numpy.typing import NDArray
 
 from services.worker.settings import CacheType
@@ -20,12 +19,19 @@ _GGML_TYPE: Final[dict[CacheType, int]] = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
 }  # fmt: skip
 _LOG_LEVELS: Final = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+_EXPECTED_WARNINGS: Final = (
+    "possible training context overflow",  # the pool is larger than one request's context on purpose
+    "control-looking token",  # Qwen's vocabulary; llama.cpp overrides its type, which is right
+)
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _forward_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
-    if (message := text.decode(errors="replace").strip()) and level in _LOG_LEVELS:
-        _log.log(_LOG_LEVELS[level], message)
+    message = text.decode(errors="replace").strip()
+    if not message or level not in _LOG_LEVELS:
+        return
+    is_expected = any(known in message for known in _EXPECTED_WARNINGS)
+    _log.log(logging.DEBUG if is_expected else _LOG_LEVELS[level], message)
 
 
 class LoadFailed(Exception):
@@ -55,8 +61,6 @@ def initialise() -> None:
     llama_cpp.llama_log_set(_forward_log, ctypes.c_void_p(0))
     _load_backends()
     llama_cpp.llama_backend_init()
-    if libggml.ggml_backend_reg_count() == 0:  # built with one library a processor generation: load the one that fits
-        libggml.ggml_backend_load_all_from_path(str(libggml_base_path).encode())
 
 
 def _load_backends() -> None:
