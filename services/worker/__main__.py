@@ -21,6 +21,7 @@ from services.worker.chat_template import CHATML
 from services.worker.engine import Engine, EngineLimits
 from services.worker.llama import LoadFailed, device_names
 from services.worker.loading import Loaded, load
+from services.worker.prompt_layout import template_of
 from services.worker.prompts import Preparer
 from services.worker.servicer import InferenceServicer, Mailbox
 from services.worker.settings import WorkerSettings
@@ -85,7 +86,7 @@ async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine
 
 def _servicer(settings: WorkerSettings, loaded: Loaded, engine: Engine, worker_id: str) -> InferenceServicer:
     model = loaded.model
-    template = model.chat_template or CHATML
+    template = template_of(settings.prompt_layout, model.chat_template or CHATML)
     preparer = Preparer(model, template, settings, context_length=loaded.size.context)
     description = pb.ModelDescription(
         name=settings.name,

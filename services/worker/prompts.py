@@ -11,6 +11,7 @@ from services.shared.errors import ContextLengthExceeded, InvalidRequest
 from services.worker.chat_template import ChatTemplate
 from services.worker.grammar import call_grammar, offered_call_grammar, response_grammar
 from services.worker.llama import LlamaModel
+from services.worker.prompt_layout import lay_out
 from services.worker.reasoning import ReasoningFormat, pick_reasoning
 from services.worker.sampling import SamplingOptions, check_grammar
 from services.worker.settings import WorkerSettings
@@ -65,7 +66,7 @@ class Preparer:
     def render(self, chat: pb.ChatPrompt) -> tuple[str, list[int]]:
         """Applies the chat template; returns the text and its tokens."""
         _refuse_images(chat, self._settings.name)
-        rendered = self._template.render(chat, now=self._now())
+        rendered = self._template.render(lay_out(chat, self._settings.prompt_layout), now=self._now())
         tokens: list[int] = []
         if self._model.adds_bos and not rendered.text.startswith(self._model.bos_text):
             tokens.append(self._model.bos)

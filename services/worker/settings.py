@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
 from services.shared.settings import ServiceSettings
+from services.worker.prompt_layout import PromptLayout
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
@@ -67,6 +68,8 @@ class WorkerSettings(ServiceSettings):
     compute_lock: Path | None = None
     """A file that CPU workers of one host share so that only one computes at a time; unset means no lock."""
 
+    prompt_layout: PromptLayout = "template"
+    """Where system prompt, tools and environment stand (`prompt_layout.py`); the template's order is the default."""
     tool_grammar: bool = True
     """Whether a call that the model begins is held to the tools offered and their schemas."""
 
