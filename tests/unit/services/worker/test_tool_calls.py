@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.tool_calls import (
     GENERIC,
-    HERMES,
     CallArguments,
     CallEnd,
     CallStart,
@@ -311,4 +310,4 @@ def test_the_format_is_picked_by_the_template(template: str, name: str) -> None:
 
 
 def test_every_format_reads_fenced_calls() -> None:
-    assert parse(f"```json\n{READ}\n```", call_format=HERMES).calls == [READ_CALL]
+    assert parse(f"```json\n{READ}\n```", call_format=pick_format("<tool_call>")).calls == [READ_CALL]
