@@ -145,10 +145,12 @@ def _ending(text: str, markup: Markup) -> str | None:
 
     A closing tag counts only where another tag follows: code that a model writes may contain closing tags, too.
     """
-    text = text.removeprefix("\n") if markup.has_value_on_own_lines else text
-    followers = tuple(filter(None, markup.tags))
+    body = text.removeprefix("\n")
     wrapper = (markup.wrapper_close,) if markup.wrapper_close != markup.close else ()
-    found = [_followed(text, markup.value_close, followers), _followed(text, markup.close, wrapper)]
+    found = [
+        _followed(body if markup.has_value_on_own_lines else text, markup.value_close, markup.tags),
+        _followed(body, markup.close, wrapper),
+    ]
     if any(found):
         return next(filter(None, found))
     return "" if "" in found else None
@@ -167,9 +169,10 @@ def _followed(text: str, close: str, followers: tuple[str, ...]) -> str | None:
 
 def _without_cut_end(text: str, markup: Markup) -> str:
     """What the answer's last characters say beyond closing tags, of which the last may be cut."""
-    body = text.removeprefix("\n") if markup.has_value_on_own_lines else text
-    for close in (markup.value_close, markup.close):
-        is_cut = close.startswith(body) and len(body) >= _MIN_CUT_CLOSER
-        if is_cut or body.startswith(close) or (markup.has_value_on_own_lines and not body):
-            return ""
-    return text
+    body = text.removeprefix("\n")
+    if not body:
+        return "" if markup.has_value_on_own_lines else text
+    is_cut = len(body) >= _MIN_CUT_CLOSER and any(
+        close.startswith(body) for close in (markup.value_close, markup.close)
+    )
+    return "" if is_cut or body.startswith((markup.value_close, markup.close)) else text

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Generator
 from typing import Final
 
-from services.worker.json_strings import END
+from services.worker.json_strings import END, Steps
 from services.worker.tool_calls.call import NotACall
 from services.worker.tool_calls.formats.base import CallFormat
 from services.worker.tool_calls.forms import Dialect, Reading
@@ -35,11 +35,25 @@ def read_mistral_call(reading: Reading) -> Generator[None, None, bool]:
         if reader.current == END or len(name) > _MAX_NAME_CHARS:
             raise NotACall
         yield
+    if reader.current == "[":
+        yield from _read_marks(reading)
     set_name(reading, name)
-    while reader.current not in {"{", END}:
-        yield
     yield from read_arguments(reading)
     return True
+
+
+def _read_marks(reading: Reading) -> Steps:
+    """Reads the mark of the arguments, and of an id and the id before it."""
+    read = ""
+    while read != _ARGUMENTS:
+        read += reading.reader.current
+        if reading.reader.current == END or not (_ARGUMENTS.startswith(read) or _CALL_ID.startswith(read)):
+            raise NotACall
+        yield
+        if read == _CALL_ID:
+            read = ""
+            while reading.reader.current.isalnum():
+                yield
 
 
 def to_mistral_id(given: str, _name: str, _ordinal: int) -> str:
