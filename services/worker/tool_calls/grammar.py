@@ -18,6 +18,7 @@ from services.worker.tool_calls.shapes import CallShape, JsonBody, MarkupBody, N
 
 _log = logging.getLogger(__name__)
 _ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
+_WHITE_SPACE: Final = 'ws ::= "" | " " | "\\n" [ \\t]{0,20}'
 _HARMONY_END: Final = "<|end|><|start|>assistant"
 _Tools = tuple[tuple[str, str], ...]
 _Compiler = Callable[[Any], str]
@@ -78,9 +79,7 @@ def _call_rules(shape: CallShape, tools: _Tools) -> str:
     prefix, suffix = literal(shape.prefix), literal(shape.suffix)
     match shape.body:
         case JsonBody(arguments_key):
-            schema = {"anyOf": [_call_schema(arguments_key, *tool) for tool in tools]}
-            rules = renamed(schema_to_gbnf(schema), "-any")
-            return f"call ::= {prefix} root-any {suffix}\n{rules}"
+            bodies = [_WHITE_SPACE, *(_json_rules(index, tool, arguments_key) for index, tool in enumerate(tools))]
         case NamedBody(separator):
             bodies = [_named_rules(index, tool, separator) for index, tool in enumerate(tools)]
         case MarkupBody() as body:
@@ -89,18 +88,23 @@ def _call_rules(shape: CallShape, tools: _Tools) -> str:
     return "\n".join([f"call ::= {prefix} ({names}) {suffix}", *bodies])
 
 
-def _call_schema(arguments_key: str, name: str, parameters: str) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {"name": {"const": name}, arguments_key: _compilable(name, parameters)},
-        "required": ["name", arguments_key],
-    }
+def _json_rules(index: int, tool: tuple[str, str], arguments_key: str) -> str:
+    name, parameters = tool
+    members = (
+        f'{literal(json.dumps("name"))} ws ":" ws {literal(json.dumps(name, ensure_ascii=False))} ws '
+        f'"," ws {literal(json.dumps(arguments_key))} ws ":" ws root-of-{index}'
+    )
+    return f'tool-{index} ::= "{{" ws {members} ws "}}"\n{_argument_rules(index, name, parameters)}'
+
+
+def _argument_rules(index: int, name: str, parameters: str) -> str:
+    """The rule `root-of-…` of a tool's arguments."""
+    return renamed(schema_to_gbnf(_compilable(name, parameters)), f"-of-{index}")
 
 
 def _named_rules(index: int, tool: tuple[str, str], separator: str) -> str:
     name, parameters = tool
-    arguments = renamed(schema_to_gbnf(_compilable(name, parameters)), f"-of-{index}")
-    return f"tool-{index} ::= {literal(name)} {separator} root-of-{index}\n{arguments}"
+    return f"tool-{index} ::= {literal(name)} {separator} root-of-{index}\n{_argument_rules(index, name, parameters)}"
 
 
 def _markup_rules(index: int, tool: tuple[str, str], body: MarkupBody) -> str:
