@@ -44,11 +44,12 @@ class Reasoning(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReasoningFormat:
-    """Reasoning between two tags; `starts_open` if the prompt already ends with the opening one."""
+    """Reasoning between two tags; the prompt may already end with the opening one, or with both to switch it off."""
 
     open_tag: str = "<think>"
     close_tag: str = "</think>"
     starts_open: bool = False
+    is_off: bool = False
     ends: tuple[str, ...] = ()
     """Marks of calls, which end the reasoning, too, where its closing tag was forgotten."""
     content_tags: tuple[str, str] = ("", "")
@@ -111,6 +112,7 @@ def pick_reasoning(template_source: str, prompt_text: str) -> Reasoning | None:
                 open_tag,
                 close_tag,
                 starts_open=prompt.endswith(open_tag),
+                is_off=prompt.endswith(close_tag),
                 ends=tuple(mark for mark in _CALL_MARKS if mark in template_source),
                 content_tags=_RESPONSE_TAGS if _RESPONSE_TAGS[1] in template_source else ("", ""),
             )

@@ -146,12 +146,18 @@ def test_parameters_that_are_required_or_limited_are_written_so(model: LlamaMode
         (ReasoningFormat(starts_open=True), "I </should> think.\n</think>\n\n"),
         (ReasoningFormat(), "<think>\nhm\n</think>\n\n"),
         (ReasoningFormat(), ""),
+        (ReasoningFormat(is_off=True), ""),
     ],
 )
 def test_a_forced_call_may_follow_reasoning(model: LlamaModel, reasoning: object, thought: str) -> None:
     grammar = forced(format_of("hermes"), reasoning=reasoning)
     written = thought + EXAMPLES[0].one
     assert accepted(model, grammar, written) == written + "<end>"
+
+
+def test_reasoning_that_is_switched_off_does_not_precede_a_forced_call(model: LlamaModel) -> None:
+    grammar = forced(format_of("hermes"), reasoning=ReasoningFormat(is_off=True))
+    assert "<end>" not in accepted(model, grammar, f"<think>hm</think>{EXAMPLES[0].one}")
 
 
 def test_reasoning_that_the_prompt_began_must_end_before_the_call(model: LlamaModel) -> None:

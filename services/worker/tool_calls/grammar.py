@@ -64,7 +64,7 @@ def _reasoning_rules(reasoning: Reasoning | None) -> tuple[str, list[str]]:
     """What may precede a call: reasoning that the prompt began must end, other reasoning may be left out."""
     if isinstance(reasoning, HarmonyReasoning):
         opening, closing = f"{CHANNEL}{ANALYSIS}{MESSAGE}", _HARMONY_END
-    elif isinstance(reasoning, ReasoningFormat):
+    elif isinstance(reasoning, ReasoningFormat) and not reasoning.is_off:
         opening, closing = reasoning.open_tag, reasoning.close_tag
     else:
         return "", []
