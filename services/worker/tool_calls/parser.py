@@ -112,7 +112,7 @@ class AnswerParser:
             self._held = [self.reader.current]
             self._opened_length = 0
         self._call_start = len(self._held) - 1
-        self._is_guarded = False
+        self._is_guarded = self.reader.is_garbled = False
         self._call = Call(self._call_count, self.names, self._log, self._commit, is_native=is_native)
         return self._call
 

@@ -14,6 +14,7 @@ from services.worker.tool_calls.forms import Reading
 
 TOOL_CODE: Final = "tool_code"
 _AFTER_ARGUMENT: Final = frozenset(",)")
+_CONTAINERS: Final = QUOTES | {"{", "["}
 _MAX_NAME_CHARS: Final = 128
 
 
@@ -65,7 +66,7 @@ def _read_calls(reading: Reading, begun: str, *, is_native: bool) -> Steps:
 
 
 def _read_call(reading: Reading, call: Call, begun: str, *, is_native: bool) -> Steps:
-    """Reads one call; a name that was not offered counts only in a native wrapper."""
+    """Reads one call; a name that was not offered counts only in a native wrapper, once arguments follow."""
     reader = reading.reader
     written = yield from _read_name(reading, begun)
     is_printed = written == "print" and is_native and not reading.names.resolve(written).is_offered
@@ -74,7 +75,7 @@ def _read_call(reading: Reading, call: Call, begun: str, *, is_native: bool) -> 
     resolved = reading.names.resolve(written.removesuffix(".call"))
     if not (resolved.is_offered or is_native):
         raise NotACall
-    call.is_native = is_native
+    call.is_native = is_native and resolved.is_offered
     call.set_name(resolved.name)
     call.begin_arguments("args")
     yield from _read_arguments(reading, call, resolved.name, is_native=is_native)
@@ -109,11 +110,17 @@ def _read_arguments(reading: Reading, call: Call, name: str, *, is_native: bool)
         if not key.endswith("="):
             key = reading.names.parameters(name).at(position)
             if not key or not is_native:
-                raise NotACall
+                _refuse(reading, f"{separator}{begun}")
+                break
+        call.is_native = is_native
         call.write(f"{separator}{json.dumps(key.rstrip('='), ensure_ascii=False)}: ")
         separator, position = ", ", position + 1
-        if begun:
-            call.write((yield from reader.word(_AFTER_ARGUMENT, begun)))
+        if begun or reader.current not in _CONTAINERS:
+            word = yield from reader.word(_AFTER_ARGUMENT, begun)
+            if "(" in word:  # an expression, which nobody here can compute
+                _refuse(reading, word)
+                break
+            call.write(word)
         else:
             yield from reader.value(call.write, _AFTER_ARGUMENT)
         yield from reader.space()
@@ -121,10 +128,19 @@ def _read_arguments(reading: Reading, call: Call, name: str, *, is_native: bool)
             break
         yield
         yield from reader.space()
-    if reader.current not in {")", "]", "\n", "`", "<", END} and not call.is_announced:
-        raise NotACall
+    if reader.current not in {")", "]", "\n", "`", "<", END}:
+        _refuse(reading, "")
+    call.is_native = is_native
     if not reader.is_garbled:
         call.write("}")
+
+
+def _refuse(reading: Reading, written: str) -> None:
+    """What follows is no argument: then this is no call, or, if it is known as one already, a broken one."""
+    if not reading.call.is_announced:
+        raise NotACall
+    reading.call.write(written)
+    reading.reader.is_garbled = True
 
 
 def _read_keyword(reading: Reading) -> Generator[None, None, str]:

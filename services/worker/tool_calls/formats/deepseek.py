@@ -37,7 +37,7 @@ def read_deepseek_call(reading: Reading) -> Generator[None, None, bool]:
     else:
         set_name(reading, name)
         yield
-    yield from read_arguments(reading)
+    yield from read_arguments(reading, (_CALL_END, _CALLS_END))
     return True
 
 

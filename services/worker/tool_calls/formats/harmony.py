@@ -24,7 +24,7 @@ def _to_name(header: str) -> str:
     return match.group(1) if match else ""
 
 
-_READ: Final = named_form(MESSAGE, _to_name)
+_READ: Final = named_form(MESSAGE, _to_name, (_CALL, "<|end|>"))
 HARMONY: Final = CallFormat(
     "harmony",
     Dialect(Tags((), forms=(CHANNEL, START), closers=(_CALL, "<|end|>")), {CHANNEL: _READ, START: _READ}, (CHANNEL,)),

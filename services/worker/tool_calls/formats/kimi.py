@@ -34,7 +34,7 @@ KIMI: Final = CallFormat(
     "kimi",
     Dialect(
         Tags((SECTION_BEGIN,), forms=(MARKER,), closers=(_CALL_END, _SECTION_END)),
-        {MARKER: named_form(_SEPARATOR, _to_name)},
+        {MARKER: named_form(_SEPARATOR, _to_name, (_CALL_END, _SECTION_END))},
         (MARKER,),
     ),
     CallShape(

@@ -38,7 +38,7 @@ def read_mistral_call(reading: Reading) -> Generator[None, None, bool]:
     if reader.current == "[":
         yield from _read_marks(reading)
     set_name(reading, name)
-    yield from read_arguments(reading)
+    yield from read_arguments(reading, ())
     return True
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from services.worker.answer import Answer
 from services.worker.reasoning import HarmonyReasoning
-from services.worker.tool_calls import CallArguments, CallStart, Format, Text, pick_format
+from services.worker.tool_calls import CallArguments, CallEnd, CallStart, Format, Text, pick_format
 from tests.fakes.call_examples import (
     EXAMPLES,
     HARMONY_READ,
@@ -337,3 +337,29 @@ def test_the_place_where_a_name_must_follow_is_known(name: str, written: str) ->
     parser.feed("Well. " + written)
     assert parser.opening == written
     assert parser.is_in_call
+
+
+def test_code_in_a_tool_block_that_calls_no_tool_is_text() -> None:
+    for written in ("```tool_code\nx(y.z(path=1))\n```", "```tool_code\nf(1, 2)\n```", "<|python_tag|>sum(xs)"):
+        result = at_every_cut(written, format_of("llama"))
+        assert (result.text, result.names) == (written, [])
+    unknown = at_every_cut("```tool_code\nmake(path='x')\nrun()\n```", format_of("gemma"))
+    assert unknown.calls == [("make", {"path": "x"}), ("run", {})]
+
+
+def test_a_python_call_whose_arguments_are_lost_is_never_whole() -> None:
+    result = at_every_cut("```tool_code\nread(open(x))\n```", format_of("gemma"))
+    assert result.names == ["read"]
+    with pytest.raises(ValueError, match="Expecting"):
+        json.loads(result.arguments[0])
+
+
+def test_a_call_is_complete_with_its_end_mark() -> None:
+    parser = format_of("kimi").parser(TOOLS)
+    parser.feed(KIMI_READ[:-1])
+    assert parser.feed(KIMI_READ[-1]) == [CallEnd(0)]
+
+
+def test_text_behind_arguments_that_only_begins_like_an_end_mark_is_text() -> None:
+    result = at_every_cut(KIMI_READ.replace("<|tool_call_end|>", "<|tool_box"), format_of("kimi"))
+    assert (result.text, result.calls) == ("<|tool_box", [READ])
