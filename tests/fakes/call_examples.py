@@ -68,7 +68,10 @@ GLM_LIST = (
     "<arg_key>limit</arg_key><arg_value>5</arg_value></tool_call>"
 )
 MM_READ = '<invoke name="read">\n<parameter name="path">a.py</parameter>\n</invoke>'
-MM_LIST = '<invoke name="list_files">\n<parameter name="path">src</parameter>\n<parameter name="limit">5</parameter>\n</invoke>'
+MM_LIST = (
+    '<invoke name="list_files">\n<parameter name="path">src</parameter>\n'
+    '<parameter name="limit">5</parameter>\n</invoke>'
+)
 JSON_READ = '{"name": "read", "arguments": {"path": "a.py"}}'
 JSON_LIST = '{"name": "list_files", "arguments": {"path": "src", "limit": 5}}'
 LLAMA_READ = JSON_READ.replace("arguments", "parameters")
@@ -105,7 +108,8 @@ EXAMPLES = [
              qwen(QWEN_READ.replace("\n</parameter>", "")),
              "<tool_call>\n<function=read><parameter=path>a.py</parameter></function></tool_call>",
              f"<tool_call>\n{JSON_READ}\n</tool_call>"),
-            ("Use <function=name> and <parameter=key> to call.", "<tool_call>\n<function=>x", "<tool_call>\n<function=read")),
+            ("Use <function=name> and <parameter=key> to call.", "<tool_call>\n<function=>x",
+             "<tool_call>\n<function=read")),
     Example("minimax", f"<minimax:tool_call>\n{MM_READ}\n</minimax:tool_call>",
             f"<minimax:tool_call>\n{MM_READ}\n{MM_LIST}\n</minimax:tool_call>",
             (f"<minimax:tool_call>\n{MM_READ}", MM_READ, MM_READ.removesuffix("\n</invoke>"),
@@ -128,7 +132,8 @@ EXAMPLES = [
             (f"[TOOL_CALLS][{JSON_READ}", f"[TOOL_CALLS]{JSON_READ}", f"[{JSON_READ}]"),
             ("[TOOL", "See [TOOL_CALLS] and [1].")),
     Example("mistral-named", '[TOOL_CALLS]read[ARGS]{"path": "a.py"}',
-            '[TOOL_CALLS]read[ARGS]{"path": "a.py"}[TOOL_CALLS]list_files[CALL_ID]a1b2c3d4e[ARGS]{"path": "src", "limit": 5}',
+            '[TOOL_CALLS]read[ARGS]{"path": "a.py"}'
+            '[TOOL_CALLS]list_files[CALL_ID]a1b2c3d4e[ARGS]{"path": "src", "limit": 5}',
             ('[TOOL_CALLS]read[ARGS]{"path": "a.py"', '[TOOL_CALLS]read{"path": "a.py"}',
              "[TOOL_CALLS]read[ARGS]{'path': 'a.py',}", f"[TOOL_CALLS][{JSON_READ}]"),
             ("[TOOL_CALLS]read", "The mark [TOOL_CALLS] is not [ARGS].")),
@@ -143,7 +148,8 @@ EXAMPLES = [
              R1_READ.replace("```json\n", "").replace("\n```", ""), f"```json\n{JSON_READ}\n```")),
     Example("kimi", f"<|tool_calls_section_begin|>{KIMI_READ}<|tool_calls_section_end|>",
             f"<|tool_calls_section_begin|>{KIMI_READ}{KIMI_LIST}<|tool_calls_section_end|>",
-            (KIMI_READ, KIMI_READ.removesuffix("<|tool_call_end|>"), KIMI_READ.removesuffix("}<|tool_call_end|>"), KIMI_READ.replace("}", ""),
+            (KIMI_READ, KIMI_READ.removesuffix("<|tool_call_end|>"), KIMI_READ.removesuffix("}<|tool_call_end|>"),
+             KIMI_READ.replace("}", ""),
              KIMI_READ.replace("functions.", ""), KIMI_READ.replace(":0<", " <"),
              KIMI_READ.replace('{"path": "a.py"}', json.dumps('{"path": "a.py"}'))),
             ("<|tool_calls_section_begin|>", "<|tool_call_begin|>functions.read:0")),
@@ -153,8 +159,9 @@ EXAMPLES = [
              HARMONY_READ.replace("commentary", "analysis")),
             ("<|channel|>commentary to=functions.read",)),
     Example("gemma", f"```tool_code\n{PY_READ}\n```", f"[{PY_READ}, {PY_LIST}]",
-            (f"```tool_code\nprint({PY_READ})\n```", f"```tool_code\ndefault_api.{PY_READ}\n```", f"```tool_code\n{PY_READ}",
-             LLAMA_READ, f"```json\n{LLAMA_READ}\n```", f"```tool_code\n[{PY_READ}]\n```", '```tool_code\nread("a.py")\n```'),
+            (f"```tool_code\nprint({PY_READ})\n```", f"```tool_code\ndefault_api.{PY_READ}\n```",
+             f"```tool_code\n{PY_READ}", LLAMA_READ, f"```json\n{LLAMA_READ}\n```", f"```tool_code\n[{PY_READ}]\n```",
+             '```tool_code\nread("a.py")\n```'),
             ("```tool_code\nprint(1 + 1)\n```", f"```python\n{PY_READ}\n```", f"Call {PY_READ} now.")),
     Example("gemma4", G4_READ, f"{G4_READ}{G4_LIST}".replace("limit:5,path:", "limit:5,\npath: "),
             (G4_READ.removesuffix("<tool_call|>"), G4_READ.replace("}", ""), G4_READ.removesuffix('<|"|>}<tool_call|>'),

@@ -139,8 +139,8 @@ def test_a_call_cut_by_a_limit_is_left_open(example: Example) -> None:
 @pytest.mark.parametrize("form", ["qwen-coder", "minimax", "glm"])
 def test_values_of_markup_have_the_types_of_the_schema(form: str, key: str, written: str, value: Any) -> None:
     texts = {
-        "qwen-coder": f"<tool_call>\n<function=read>\n<parameter={key}>\n{written}\n</parameter>\n</function>\n</tool_call>",
-        "minimax": f'<minimax:tool_call>\n<invoke name="read">\n<parameter name="{key}">{written}</parameter>\n</invoke>',
+        "qwen-coder": qwen(f"<function=read>\n<parameter={key}>\n{written}\n</parameter>\n</function>"),
+        "minimax": f'<invoke name="read">\n<parameter name="{key}">{written}</parameter>\n</invoke>',
         "glm": f"<tool_call>read\n<arg_key>{key}</arg_key>\n<arg_value>{written}</arg_value>\n</tool_call>",
     }
     assert at_every_cut(texts[form], format_of(form)).calls == [("read", {key: value})]
@@ -192,13 +192,16 @@ def test_python_calls_take_literals_and_positions() -> None:
 MARKS = st.sampled_from(
     [part for example in EXAMPLES for part in (example.one, *example.repaired[:2])]
     + [
-        "<tool_call>", "</tool_call>", "<function=read>", "<function=", "<parameter=path>", "<parameter=", "</parameter>",
+        "<tool_call>", "</tool_call>", "<function=read>", "<function=", "<parameter=path>", "<parameter=",
+        "</parameter>",
         "</function>", '<invoke name="read">', '<parameter name="limit">', "</invoke>", "<minimax:tool_call>",
         "</minimax:tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "[TOOL_CALLS]", "[ARGS]",
-        "[CALL_ID]", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "functions.read:0",
+        "[CALL_ID]", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>",
+        "functions.read:0",
         "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>", "<|channel|>", "<|message|>",
         "<|call|>", "<|end|>", "<|start|>", "commentary to=functions.read", "<|python_tag|>", "<|tool_call>call:read",
-        '<|"|>', "<tool_call|>", "```tool_code\n", "```json\n", "```", "[read(", "read", "path=", "(", ")", "[", "]", "{",
+        '<|"|>', "<tool_call|>", "```tool_code\n", "```json\n", "```", "[read(", "read", "path=", "(", ")", "[", "]",
+        "{",
         "}", '"', "'", ":", ",", "=", "\n", " ", "5", "true", "a < b", "\\", "é🚀", "`", "<",
     ]
 )  # fmt: skip

@@ -19,7 +19,8 @@ CALLS = "{% for call in message.tool_calls %}{% set f = call.function %}"
 TEMPLATES = {
     "hermes": (
         CALLS + "<tool_call>\n"
-        "{{ '{\"name\": \"' ~ f.name ~ '\", \"arguments\": ' ~ (f.arguments | tojson) ~ '}' }}\n</tool_call>\n{% endfor %}"
+        "{{ '{\"name\": \"' ~ f.name ~ '\", \"arguments\": ' ~ (f.arguments | tojson) ~ '}' }}"
+        "\n</tool_call>\n{% endfor %}"
     ),
     "qwen-coder": (
         CALLS + "<tool_call>\n<function={{ f.name }}>\n{% for key, value in f.arguments|items %}"
@@ -37,8 +38,8 @@ TEMPLATES = {
         "{{ f | tojson }}{{ ', ' if not loop.last }}{% endfor %}]"
     ),
     "mistral-named": (
-        CALLS
-        + "{% if f.arguments is string %}{% set a = f.arguments %}{% else %}{% set a = f.arguments | tojson %}{% endif %}"
+        CALLS + "{% if f.arguments is string %}{% set a = f.arguments %}{% else %}"
+        "{% set a = f.arguments | tojson %}{% endif %}"
         "{{ '[TOOL_CALLS]' + f.name + '[ARGS]' + a }}{% endfor %}"
     ),
     "deepseek": (
@@ -62,8 +63,8 @@ TEMPLATES = {
         "{{ f.arguments | tojson }}<|call|>{% endfor %}"
     ),
     "gemma4": (
-        CALLS
-        + "<|tool_call>call:{{ f.name }}{{ '{' }}{% for key, value in f.arguments | dictsort %}{{ ',' if not loop.first }}"
+        CALLS + "<|tool_call>call:{{ f.name }}{{ '{' }}{% for key, value in f.arguments | dictsort %}"
+        "{{ ',' if not loop.first }}"
         "{{ key }}:{{ '<|\"|>' ~ value ~ '<|\"|>' if value is string else value | tojson }}{% endfor %}"
         "{{ '}' }}<tool_call|>{% endfor %}"
     ),
