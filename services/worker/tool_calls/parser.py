@@ -1,6 +1,5 @@
 """Finds the calls of one answer: in a format's own notation, in tags, in a code block, or bare at a line's start."""
 
-import enum
 import re
 from collections.abc import Generator
 from typing import Final
@@ -10,6 +9,7 @@ from services.worker.json_strings import END, Steps
 from services.worker.tool_calls.call import Call, NotACall
 from services.worker.tool_calls.envelope import read_envelope
 from services.worker.tool_calls.events import Event, EventLog
+from services.worker.tool_calls.fences import Fences
 from services.worker.tool_calls.forms import Dialect
 from services.worker.tool_calls.names import ToolNames
 from services.worker.tool_calls.pythonic import TOOL_CODE, read_call_list, read_tool_code
@@ -19,16 +19,8 @@ _OPENING: Final = re.compile(r'\{ ?"name": ?"[^"\\\n]*')
 _NATIVE_OPENING: Final = re.compile(r'\{\s*"name"\s*:\s*"[^"\\\n]*')
 _MAX_OPENING_CHARS: Final = 128
 _MAX_HELD_CHARS: Final = 65_536
-_MAX_INFO_CHARS: Final = 40
 _MAX_INDENT: Final = 3
-_MIN_FENCE: Final = 3
 _LEFTOVERS: Final = frozenset("}],;")
-
-
-class _Fence(enum.Enum):
-    NONE = enum.auto()
-    PLAIN = enum.auto()
-    CALL = enum.auto()
 
 
 class AnswerParser:
@@ -46,10 +38,8 @@ class AnswerParser:
         self._text = AnswerText(self._log)
         self._is_native = False
         self._is_guarded = False
-        self._fence = _Fence.NONE
-        self._fence_length = 0
+        self._fences = Fences(self.reader)
         self._call_start = 0
-        self._opened_length = 0
         self._steps = self._read_answer()
         next(self._steps)
 
@@ -110,7 +100,7 @@ class AnswerParser:
         """Begins a call; what is read from here on is held back until it is certain."""
         if self._held is None:
             self._held = [self.reader.current]
-            self._opened_length = 0
+            self._fences.forget_opened()
         self._call_start = len(self._held) - 1
         self._is_guarded = self.reader.is_garbled = False
         self._call = Call(self._call_count, self.names, self._log, self._commit, is_native=is_native)
@@ -144,18 +134,18 @@ class AnswerParser:
         if char in self._tags.first_letters and char != "[":
             return True
         if char == "`":
-            return self._text.is_after_call or self._text.starts_line or self._fence is _Fence.NONE
+            return self._text.is_after_call or self._text.starts_line or not self._fences.is_in_block
         return char == "[" or (char == "{" and self._may_open_bare)
 
     @property
     def _may_open_bare(self) -> bool:
         is_at_start = self._text.starts_line and self._text.indent <= _MAX_INDENT
-        return self._text.is_after_call or (is_at_start and self._fence is not _Fence.PLAIN)
+        return self._text.is_after_call or (is_at_start and not self._fences.is_in_text)
 
     def _attempt(self, char: str) -> Steps:
         self._held = [char]
         self.reader.is_garbled = False
-        self._opened_length = 0
+        self._fences.forget_opened()
         try:
             if (yield from self._read_openers()):
                 call = self.next_call(is_native=self._is_native)
@@ -177,39 +167,11 @@ class AnswerParser:
         return True
 
     def _read_fence(self) -> Generator[None, None, bool]:
-        length = yield from self._count_backticks()
-        info = yield from self._read_info(length)
-        ends_line = self.reader.current in {"\n", END}
-        if self._fence is _Fence.NONE or info.strip() or not ends_line:
-            self._opened_length = self._opened_length or length
-            return not (info.strip() == TOOL_CODE and (yield from read_tool_code(self)))
-        if self._fence is _Fence.CALL:
-            self._fence, self._held = _Fence.NONE, None
+        info = yield from self._fences.read()
+        if info is None:
+            self._held = None
             return False
-        if length >= self._fence_length:
-            self._fence = _Fence.NONE
-        raise NotACall
-
-    def _count_backticks(self) -> Generator[None, None, int]:
-        length = 0
-        while self.reader.current == "`":
-            length += 1
-            yield
-        if length < _MIN_FENCE:
-            raise NotACall
-        return length
-
-    def _read_info(self, length: int) -> Generator[None, None, str]:
-        info: list[str] = []
-        while self.reader.current not in {"\n", "{", "[", "<", END}:
-            if self.reader.current == "`":
-                raise NotACall
-            if len(info) >= _MAX_INFO_CHARS:
-                self._opened_length = length
-                raise NotACall
-            info.append(self.reader.current)
-            yield
-        return "".join(info)
+        return not (info == TOOL_CODE and (yield from read_tool_code(self)))
 
     def _read_tag(self) -> Generator[None, None, bool]:
         is_bare = self._may_open_bare or len(self._held or ()) > 1
@@ -219,13 +181,13 @@ class AnswerParser:
             if tag in self._tags.closing:
                 yield from self._close_tag()
                 return False
-            if tag in self._tags.forms and self._fence is not _Fence.PLAIN:
+            if tag in self._tags.forms and not self._fences.is_in_text:
                 if (yield from self._read_form(tag)):
                     return False
             else:
                 yield
             if tag in self._tags.opening:
-                self._is_native = self._is_native or (tag in self._tags.native and self._fence is not _Fence.PLAIN)
+                self._is_native = self._is_native or (tag in self._tags.native and not self._fences.is_in_text)
                 return True
         if tag[:1] != "[" or not is_bare:
             raise NotACall
@@ -252,16 +214,13 @@ class AnswerParser:
         self._held = None
         self._call_count += 1
         self._text.skip_call()
-        if self._opened_length:
-            self._fence, self._fence_length = _Fence.CALL, self._opened_length
+        self._fences.commit()
 
     def _reject(self) -> None:
         """What was held back is text."""
         held = self._held or []
         self._held = None
-        starts_line = self._text.starts_line
-        if self._opened_length and starts_line and self._fence is not _Fence.PLAIN:
-            self._fence, self._fence_length = _Fence.PLAIN, self._opened_length
+        self._fences.reject(starts_line=self._text.starts_line)
         for char in held if self.reader.current == END else held[:-1]:
             self._put(char)
 
