@@ -7,7 +7,8 @@ from typing import Final
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.detokenize import Detokenizer
-from services.worker.reasoning import Piece, ReasoningFormat, ReasoningSplitter
+from services.worker.pieces import Piece
+from services.worker.reasoning import Reasoning
 from services.worker.stop import StopMatcher
 from services.worker.tool_calls import GENERIC, CallArguments, CallEnd, CallStart, Event, Format, Text
 
@@ -33,14 +34,14 @@ class Answer:
         tools: Sequence[pb.Tool] = (),
         tool_choice: pb.ToolChoice | None = None,
         parallel_tool_calls: bool = True,
-        reasoning: ReasoningFormat | None = None,
+        reasoning: Reasoning | None = None,
         call_format: Format = GENERIC,
         make_call_id: Callable[[], str] = new_call_id,
     ) -> None:
         calls_allowed = tool_choice is None or tool_choice.mode != pb.TOOL_CHOICE_MODE_NONE
         self._detokenizer = Detokenizer()
         self._stops = StopMatcher(stop)
-        self._reasoning = ReasoningSplitter(reasoning) if reasoning else None
+        self._reasoning = reasoning.splitter() if reasoning else None
         self._calls = call_format.parser(tools) if tools and calls_allowed else None
         self._has_parallel_calls = parallel_tool_calls
         self._make_call_id = make_call_id
@@ -78,7 +79,7 @@ class Answer:
 
     @property
     def call_opening(self) -> str:
-        """The object of a call from its brace on, while its name is all that comes next; empty anywhere else."""
+        """A call from its brace or marker on, while its name is all that comes next; empty anywhere else."""
         return self._calls.opening if self._calls is not None else ""
 
     @property

@@ -1,6 +1,5 @@
 """Conversations rendered to the prompt text that a model was trained on."""
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +9,7 @@ from jinja2 import TemplateError
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import InvalidRequest
+from services.worker.history import History, HistoryId, as_given, parsed
 from services.worker.prompt_segments import ProtectedText, Segment
 from services.worker.template_sandbox import TemplateEnvironment, TemplateRefusalError, bounded_range
 
@@ -20,12 +20,6 @@ CHATML: Final = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_ROLES: Final[dict[pb.Role.ValueType, str]] = {
-    pb.ROLE_SYSTEM: "system",
-    pb.ROLE_USER: "user",
-    pb.ROLE_ASSISTANT: "assistant",
-    pb.ROLE_TOOL: "tool",
-}
 _RESERVED: Final = frozenset({
     "messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "range", "raise_exception", "strftime_now",
 })  # fmt: skip
@@ -46,8 +40,12 @@ class RenderedPrompt:
 class ChatTemplate:
     """A model's chat template; a template that can't be compiled raises `jinja2.TemplateSyntaxError`."""
 
-    def __init__(self, source: str, *, bos_token: str, eos_token: str, special_tokens: Collection[str]) -> None:
+    def __init__(
+        self, source: str, *, bos_token: str, eos_token: str, special_tokens: Collection[str],
+        history_id: HistoryId = as_given,
+    ) -> None:  # fmt: skip
         self.source = source
+        self._history = History(source, history_id)
         self._template = TemplateEnvironment().from_string(source)
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._protected_text = ProtectedText(special_tokens)
@@ -55,6 +53,7 @@ class ChatTemplate:
     def render(self, chat: pb.ChatPrompt, *, now: datetime) -> RenderedPrompt:
         """Renders a conversation; a last message of the assistant is left open, so that the model continues it."""
         variables = _variables(chat)
+        variables["messages"] = self._history.messages(chat.messages)
         protection = self._protected_text.protect(variables)
         variables = protection.value
         is_continued = _is_continued(chat)
@@ -99,13 +98,12 @@ def _variables(chat: pb.ChatPrompt) -> dict[str, Any]:
     variables = _template_kwargs(chat.template_kwargs_json)
     if chat.reasoning_effort:
         variables.setdefault("reasoning_effort", chat.reasoning_effort)
-    variables["messages"] = [_message(message) for message in chat.messages]
     variables["tools"] = [_tool(tool) for tool in chat.tools] or None
     return variables
 
 
 def _template_kwargs(text: str) -> dict[str, Any]:
-    kwargs = _parsed(text) if text else {}
+    kwargs = parsed(text) if text else {}
     if not isinstance(kwargs, dict):
         raise InvalidRequest("'chat_template_kwargs' must be a JSON object.", param="chat_template_kwargs")
     if taken := _RESERVED & kwargs.keys():
@@ -114,50 +112,10 @@ def _template_kwargs(text: str) -> dict[str, Any]:
     return kwargs
 
 
-def _message(message: pb.Message) -> dict[str, Any]:
-    fields: dict[str, Any] = {"role": _role(message.role), "content": _content(message)}
-    if message.reasoning_content:
-        fields["reasoning_content"] = message.reasoning_content
-    if message.tool_calls:
-        fields["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
-    if message.tool_call_id:
-        fields["tool_call_id"] = message.tool_call_id
-    if message.name:
-        fields["name"] = message.name
-    return fields
-
-
-def _role(role: pb.Role.ValueType) -> str:
-    if role not in _ROLES:
-        raise _invalid("A message has no valid role.")
-    return _ROLES[role]
-
-
-def _content(message: pb.Message) -> str:
-    """Joins the parts of a message: many templates can't read a list of them."""
-    if any(part.WhichOneof("part") == "image" for part in message.content):
-        raise _invalid("This model can't read images.")
-    return "\n".join(part.text for part in message.content)
-
-
-def _tool_call(call: pb.ToolCall) -> dict[str, Any]:
-    # Clients change the white space of arguments; parsed, they are rendered again as the model wrote them.
-    arguments = _parsed(call.arguments_json) if call.arguments_json else {}
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
-
-
 def _tool(tool: pb.Tool) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name}
     if tool.description:
         function["description"] = tool.description
     if tool.parameters_json:
-        function["parameters"] = _parsed(tool.parameters_json)
+        function["parameters"] = parsed(tool.parameters_json)
     return {"type": "function", "function": function}
-
-
-def _parsed(text: str) -> Any:
-    """Parses JSON; text that is none stays as it is."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

@@ -31,7 +31,7 @@ class Generation:
     """Whether its KV state is parked when it ends."""
     top_logprobs: int | None = None
     call_grammar: str = ""
-    """What a call must look like from its opening brace on; empty lets it be anything."""
+    """What a call must look like from its opening on; empty lets it be anything."""
 
     answer: Answer = field(init=False)
     sequence_id: int = NO_SEQUENCE

@@ -18,7 +18,7 @@ _CLOSERS: Final = frozenset("}]") | BREAKS | {END}
 _WORD_ENDS: Final = frozenset(',:}]\n"`<') | {END}
 _MAX_DEPTH: Final = 64
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_LITERALS: Final = {
+LITERALS: Final = {
     "true": "true", "false": "false", "null": "null",
     "True": "true", "False": "false", "None": "null",
     "undefined": "null", "NaN": "null",
@@ -38,10 +38,10 @@ class JsonReader(StringReader):
             yield from self._array(write, depth)
         elif self.current in QUOTES:
             write('"')
-            yield from self.string(lambda char: write(_encoded(char)), ends)
+            yield from self.string(lambda char: write(encoded(char)), ends)
             write('"')
         else:
-            write((yield from self._word()))
+            write((yield from self.word(ends)))
 
     def key(self) -> Generator[None, None, str | None]:
         """Reads a member's key and its colon; None if there is none."""
@@ -105,18 +105,19 @@ class JsonReader(StringReader):
             return self.current not in _WORD_ENDS or self.current == '"'
         return self.current in QUOTES or self.current in {"{", "["}
 
-    def _word(self) -> Generator[None, None, str]:
-        chars: list[str] = []
-        while self.current not in _WORD_ENDS or (self.current == ":" and chars):
+    def word(self, ends: frozenset[str], begun: str = "") -> Generator[None, None, str]:
+        """Reads a number, literal or bare word, of which `begun` was read already, and returns it as JSON."""
+        chars = list(begun)
+        while self.current not in _WORD_ENDS | ends or (self.current == ":" and chars):
             chars.append(self.current)
             yield
         word = "".join(chars).strip()
         if not word:
             return "null"
         if self.current == END:
-            word = next((literal for literal in _LITERALS if literal.startswith(word)), word)
-        if word in _LITERALS:
-            return _LITERALS[word]
+            word = next((literal for literal in LITERALS if literal.startswith(word)), word)
+        if word in LITERALS:
+            return LITERALS[word]
         return word if _NUMBER.fullmatch(word) else json.dumps(word, ensure_ascii=False)
 
 
@@ -152,7 +153,8 @@ class EmbeddedJson:
         next(self._steps or iter(()), None)
 
 
-def _encoded(char: str) -> str:
+def encoded(char: str) -> str:
+    """Writes one character of a string as JSON does."""
     if char == '"' or char == "\\" or char < " ":
         return json.dumps(char)[1:-1]
     return char

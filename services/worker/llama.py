@@ -2,7 +2,7 @@
 
 import ctypes
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,8 +149,7 @@ class LlamaModel:
     def special_tokens(self) -> frozenset[str]:
         """Texts that the tokenizer turns into one special token."""
         marked = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
-        ids = (i for i in range(self.vocab_size) if llama_cpp.llama_vocab_get_attr(self.vocab, i) & marked)
-        return frozenset(text for text in map(self.token_text, ids) if text)
+        return frozenset(text for text in map(self.token_text, self._tokens_with(marked)) if text)
 
     @property
     def bos_text(self) -> str:
@@ -190,8 +189,17 @@ class LlamaModel:
                 return list(buffer[:count])
             room = -count
 
+    def _tokens_with(self, attributes: int) -> list[int]:
+        return [i for i in range(self.vocab_size) if llama_cpp.llama_vocab_get_attr(self.vocab, i) & attributes]
+
+    def show(self, texts: Collection[str]) -> None:
+        """Makes `piece` give the control tokens of these texts as text: answers are parsed by them."""
+        for token in self._tokens_with(llama_cpp.LLAMA_TOKEN_ATTR_CONTROL):
+            if (text := self.token_text(token)) in texts:
+                self._pieces[token] = text.encode()
+
     def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; nothing for control tokens."""
+        """The bytes that a token stands for; nothing for control tokens but those that `show` named."""
         known = self._pieces.get(token)
         if known is None:
             known = self._pieces[token] = self._read_piece(token)

@@ -66,7 +66,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_mapped(item, change) for item in value]
     if isinstance(value, dict):
-        return {change(key): _mapped(item, change) for key, item in value.items()}
+        return type(value)((change(key), _mapped(item, change)) for key, item in value.items())
     return value
 
 

@@ -9,13 +9,14 @@ from typing import Final
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import ContextLengthExceeded, InvalidRequest
 from services.worker.chat_template import ChatTemplate
-from services.worker.grammar import call_grammar, offered_call_grammar, response_grammar
+from services.worker.grammar import response_grammar
 from services.worker.llama import LlamaModel
 from services.worker.prompt_layout import lay_out
-from services.worker.reasoning import ReasoningFormat, pick_reasoning
+from services.worker.reasoning import REASONING_TEXTS, Reasoning, pick_reasoning
 from services.worker.sampling import SamplingOptions, check_grammar
 from services.worker.settings import WorkerSettings
 from services.worker.tool_calls import pick_format
+from services.worker.tool_calls.grammar import call_grammar, offered_call_grammar
 
 BATCH_CLASSES: Final = frozenset({pb.REQUEST_CLASS_TITLE, pb.REQUEST_CLASS_COMPACTION})
 _MAX_TOP_LOGPROBS: Final = 20
@@ -28,9 +29,9 @@ class Prepared:
     tokens: list[int]
     max_tokens: int
     options: SamplingOptions
-    reasoning: ReasoningFormat | None
+    reasoning: Reasoning | None
     call_grammar: str
-    """What a call must look like from its opening brace on, where the model itself decides to call; else empty."""
+    """What a call must look like from its opening on, where the model itself decides to call; else empty."""
 
 
 class Preparer:
@@ -43,8 +44,13 @@ class Preparer:
         self._model, self._settings = model, settings
         self._template_source = template_source
         self.call_format = pick_format(template_source)
+        model.show({*self.call_format.special_texts, *REASONING_TEXTS})
         self._template = ChatTemplate(
-            template_source, bos_token=model.bos_text, eos_token=model.eos_text, special_tokens=model.special_tokens
+            template_source,
+            bos_token=model.bos_text,
+            eos_token=model.eos_text,
+            special_tokens=model.special_tokens,
+            history_id=self.call_format.history_id,
         )
         self._context_length, self._now = context_length, now
 
@@ -60,7 +66,7 @@ class Preparer:
         if wanted < 1:
             raise InvalidRequest("max_tokens must be at least 1.", param="max_tokens")
         reasoning = pick_reasoning(self._template_source, text) if request.HasField("chat") else None
-        options = self._options(request)
+        options = self._options(request, reasoning)
         return Prepared(tokens, min(wanted, left), options, reasoning, self._call_grammar(request, options))
 
     def render(self, chat: pb.ChatPrompt) -> tuple[str, list[int]]:
@@ -79,7 +85,7 @@ class Preparer:
             return request.text, self._model.tokenize(request.text, add_special=True, parse_special=True)
         return self.render(request.chat)
 
-    def _options(self, request: pb.GenerateRequest) -> SamplingOptions:
+    def _options(self, request: pb.GenerateRequest, reasoning: Reasoning | None) -> SamplingOptions:
         asked, defaults = request.sampling, self._settings
         if request.HasField("top_logprobs") and request.top_logprobs > _MAX_TOP_LOGPROBS:
             raise InvalidRequest(f"top_logprobs must be at most {_MAX_TOP_LOGPROBS}.", param="top_logprobs")
@@ -96,13 +102,15 @@ class Preparer:
             presence_penalty=asked.presence_penalty,
             repeat_penalty=asked.repeat_penalty if asked.HasField("repeat_penalty") else defaults.repeat_penalty,
             logit_bias=dict(asked.logit_bias),
-            grammar=self._grammar(request),
+            grammar=self._grammar(request, reasoning),
         )
 
-    def _grammar(self, request: pb.GenerateRequest) -> str:
+    def _grammar(self, request: pb.GenerateRequest, reasoning: Reasoning | None) -> str:
         chat = request.chat
         parallel = chat.parallel_tool_calls or not chat.HasField("parallel_tool_calls")
-        if forced := call_grammar(chat.tools, chat.tool_choice, parallel=parallel):
+        if forced := call_grammar(
+            self.call_format, chat.tools, chat.tool_choice, parallel=parallel, reasoning=reasoning
+        ):
             return forced
         grammar = response_grammar(request.response_format)
         if grammar:
@@ -112,9 +120,8 @@ class Preparer:
     def _call_grammar(self, request: pb.GenerateRequest, options: SamplingOptions) -> str:
         chat = request.chat
         may_call = chat.tools and chat.tool_choice.mode != pb.TOOL_CHOICE_MODE_NONE
-        return (
-            offered_call_grammar(chat.tools) if may_call and not options.grammar and self._settings.tool_grammar else ""
-        )
+        is_held = may_call and not options.grammar and self._settings.tool_grammar
+        return offered_call_grammar(self.call_format, chat.tools) if is_held else ""
 
 
 def _format_field(response_format: pb.ResponseFormat) -> str:

@@ -6,6 +6,7 @@ decides which answer begins. Margins are wide: temperature, batch size and backe
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,10 +38,14 @@ class Branch:
 
 @dataclass(frozen=True)
 class Script:
-    """What a model says: of the branches whose trigger occurs the last one listed, without any `default`."""
+    """What a model says: of the branches whose trigger occurs the last one listed, without any `default`.
+
+    Each of `control_texts` is a control token, and may be said once.
+    """
 
     default: str
     branches: tuple[Branch, ...] = ()
+    control_texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,10 +122,20 @@ def _plan(script: Script, *, loop: bool) -> _Plan:
     triggers = [vocabulary.add(branch.trigger, gguf.TokenType.USER_DEFINED) for branch in script.branches]
     taken = words | {branch.trigger for branch in script.branches}
     answers = [
-        [vocabulary.add(piece, gguf.TokenType.USER_DEFINED) for piece in cut_into_pieces(answer, taken)]
+        list(_add_answer(vocabulary, answer, taken, script.control_texts))
         for answer in (script.default, *(branch.answer for branch in script.branches))
     ]
     return _Plan(vocabulary, triggers, answers, [loop, *(branch.is_endless for branch in script.branches)])
+
+
+def _add_answer(vocabulary: Vocabulary, answer: str, taken: set[str], control_texts: tuple[str, ...]) -> Iterator[int]:
+    marks = "|".join(map(re.escape, control_texts))
+    for part in re.split(f"({marks})", answer) if marks else [answer]:
+        if part in control_texts:
+            yield vocabulary.add(part, gguf.TokenType.CONTROL)
+        else:
+            for piece in cut_into_pieces(part, taken):
+                yield vocabulary.add(piece, gguf.TokenType.USER_DEFINED)
 
 
 def _embeddings(plan: _Plan) -> dict[str, Matrix]:

@@ -44,6 +44,11 @@ class Call:
         return bool(self._arguments_key)
 
     @property
+    def name(self) -> str:
+        """The name to call, as far as it is known."""
+        return self._name.name if self._name else ""
+
+    @property
     def is_misnamed(self) -> bool:
         """Whether arguments follow a name that was not offered: a call is meant, but can't be made so."""
         has_arguments = self._arguments_key in _TELLING_KEYS and self._arguments.startswith("{")
@@ -114,7 +119,7 @@ class Call:
 
     def _is_schema(self) -> bool:
         key = next((key for key in _SCHEMA_KEYS if self._arguments.startswith(f'{{"{key}": ')), None)
-        return key is not None and not (self._name and self._names.has_parameter(self._name.name, key))
+        return key is not None and not (self._name and key in self._names.parameters(self._name.name))
 
     def _announce(self) -> None:
         if self.is_announced or self._name is None:

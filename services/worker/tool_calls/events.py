@@ -1,10 +1,7 @@
-"""What a tool-call parser says about an answer, and what every parser and format looks like."""
+"""What a tool-call parser says about an answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
-
-from localcode.inference.v1 import inference_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,46 +35,6 @@ class CallEnd:
 
 
 Event = Text | CallStart | CallArguments | CallEnd
-
-
-class CallParser(Protocol):
-    """Finds the calls in one answer while it streams."""
-
-    @property
-    def is_in_call(self) -> bool:
-        """Whether what comes next belongs to an object that may be a call."""
-        ...
-
-    @property
-    def opening(self) -> str:
-        """The object of a call from its brace on, while its name is all that comes next; empty anywhere else."""
-        ...
-
-    @property
-    def misnamed(self) -> str:
-        """The object of a call from its brace on, if its name was not offered but arguments follow; else empty."""
-        ...
-
-    def feed(self, text: str) -> list[Event]:
-        """Takes the next text and returns what is decided."""
-        ...
-
-    def finish(self, *, ended_by_model: bool) -> list[Event]:
-        """Ends the answer; a call that was cut is completed only if the model itself ended the answer."""
-        ...
-
-
-class Format(Protocol):
-    """The way in which a family of models writes calls."""
-
-    @property
-    def name(self) -> str:
-        """What logs call it."""
-        ...
-
-    def parser(self, tools: Sequence[pb.Tool]) -> CallParser:
-        """Makes the parser of one answer."""
-        ...
 
 
 class EventLog:

@@ -1,12 +1,12 @@
 """Names of tools as models write them, resolved to those that were offered."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from localcode.inference.v1 import inference_pb2 as pb
+from services.worker.tool_calls.parameters import Parameters
 
 _SEPARATORS: Final = re.compile(r"[_\-\s]+")
 _NAMESPACE: Final = re.compile(r"[./:]+")
@@ -36,6 +36,7 @@ class ToolNames:
 
     def __init__(self, tools: Sequence[pb.Tool]) -> None:
         self._schemas = {tool.name: tool.parameters_json for tool in tools}
+        self._parameters: dict[str, Parameters] = {}
 
     def resolve(self, written: str) -> ResolvedName:
         """Finds the offered tool that a written name certainly means; otherwise the name stays as written."""
@@ -50,14 +51,11 @@ class ToolNames:
                     return ResolvedName(name, is_offered=True)
         return ResolvedName(written, is_offered=False)
 
-    def has_parameter(self, tool_name: str, parameter: str) -> bool:
-        """Whether an offered tool takes a parameter of this name."""
-        try:
-            schema = json.loads(self._schemas.get(tool_name) or "{}")
-        except ValueError:
-            return False
-        properties = schema.get("properties") if isinstance(schema, dict) else None
-        return isinstance(properties, dict) and parameter in properties
+    def parameters(self, tool_name: str) -> Parameters:
+        """What an offered tool takes; nothing is known of others."""
+        if tool_name not in self._parameters:
+            self._parameters[tool_name] = Parameters(self._schemas.get(tool_name, ""))
+        return self._parameters[tool_name]
 
     def _only_one_of(self, plain_names: Iterable[str]) -> str | None:
         meant = [name for name in self._schemas if _plain(name) in plain_names]

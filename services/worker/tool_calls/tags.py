@@ -13,14 +13,19 @@ HINT_TAGS: Final = ("<tools>", "<tool>", "<functions>", "<function>")
 
 
 class Tags:
-    """Known opening and closing tags, recognisable from their first character on."""
+    """Known opening and closing tags, recognisable from their first character on.
 
-    def __init__(self, native: Collection[str]) -> None:
+    `forms` are markers that begin a notation of their own, `closers` what ends it beside the opening tags' own ends.
+    """
+
+    def __init__(self, native: Collection[str], *, forms: Collection[str] = (), closers: Collection[str] = ()) -> None:
         self.native = frozenset(native)
+        self.forms = frozenset(forms)
         self.opening = self.native | frozenset(CALL_TAGS) | frozenset(HINT_TAGS)
-        self.closing = frozenset(closing for tag in self.opening for closing in _closing(tag))
-        known = self.opening | self.closing
+        self.closing = frozenset(closers) | {closing for tag in self.opening for closing in _closing(tag)}
+        known = self.opening | self.closing | self.forms
         self.beginnings = frozenset(tag[:length] for tag in known for length in range(1, len(tag) + 1))
+        self.first_letters = frozenset(tag[0] for tag in known)
 
 
 def _closing(tag: str) -> tuple[str, ...]:
