@@ -112,7 +112,11 @@ def test_usage_has_all_four_counts_and_timings() -> None:
         "completion_tokens": 3,
         "total_tokens": 13,
         "prompt_tokens_details": {"cached_tokens": 8},
-        "completion_tokens_details": {"reasoning_tokens": 2},
+        "completion_tokens_details": {
+            "reasoning_tokens": 2,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
     assert (chunk["timings"]["prompt_n"], chunk["timings"]["prompt_per_second"]) == (2, 4.0)
 
