@@ -14,6 +14,7 @@ from services.worker.compute_lock import NoComputeLock
 from services.worker.engine import Engine, EngineLimits
 from services.worker.generation import Event, Generation
 from services.worker.kv_pool import KvPool
+from services.worker.speculation.draft_model import DraftModel
 from tests.unit.services.worker.fake_llama import FakeContext, FakeModel, FakeSampler, expected
 
 
@@ -61,14 +62,20 @@ def deliver(events: list[tuple[Generation, Event]]) -> None:
 
 @contextmanager
 def running_engine(
-    context: FakeContext | None = None, *, slots: int = 4, cells: int = 10_000, queue_size: int = 100, parked: int = 8
+    context: FakeContext | None = None,
+    *,
+    slots: int = 4,
+    cells: int = 10_000,
+    queue_size: int = 100,
+    parked: int = 8,
+    draft: DraftModel | None = None,
 ) -> Iterator[tuple[Engine, FakeContext, KvPool]]:
     context = context or FakeContext(cells=cells)
     pool = KvPool(
         context, cells=cells, sequences=slots + parked, parked_sequences=parked, parked_cells=cells, forks=True
     )
     limits = EngineLimits(slots=slots, queue_size=queue_size, batch_tokens=64, step_budget_seconds=0.25)
-    engine = Engine(cast("Any", FakeModel()), cast("Any", context), pool, NoComputeLock(), limits, deliver)
+    engine = Engine(cast("Any", FakeModel()), cast("Any", context), pool, NoComputeLock(), limits, deliver, draft)
     engine.start()
     context.steps.clear()
     context.prefilled_count = 0
