@@ -79,6 +79,15 @@ class Running:
         self.engine.submit(generation)
         return generation
 
+    def times_of(self, generation: Generation) -> list[float]:
+        """When its deltas came, as far as they did."""
+        events, times = self._events[id(generation)], []
+        while not events.empty():
+            at, event = events.get()
+            if not isinstance(event, Exception) and event.HasField("delta"):
+                times.append(at)
+        return times
+
     def wait(self, generation: Generation) -> Said:
         said, events = Said(generation), self._events.pop(id(generation))
         while True:
