@@ -89,12 +89,12 @@ class StepCost:
         """Estimates a step; None before anything was observed."""
         if not self._known_sizes:
             return None
-        extra_outputs = max(0, shape.output_count - 1)
-        return (
-            self._of_tokens(shape.token_count)
-            + self._output.seconds * extra_outputs
-            + self._pair.seconds * shape.pair_count
-        )
+        return self.seconds_of(shape.token_count, shape.output_count, shape.pair_count)
+
+    def seconds_of(self, token_count: int, output_count: int, pair_count: int) -> float:
+        """The same for the numbers of a shape, where many are compared; something must have been observed."""
+        extra_outputs = output_count - 1 if output_count else 0
+        return self._of_tokens(token_count) + self._output.seconds * extra_outputs + self._pair.seconds * pair_count
 
     def tokens_within(self, seconds: float, *, beside: StepShape, start: int, at_least: int, at_most: int) -> int:
         """Says how many tokens of a prompt, `start` tokens behind its beginning, fit a step beside what it has to do.

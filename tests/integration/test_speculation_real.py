@@ -15,7 +15,8 @@ from tests.fakes.worker_engine import Running, chat, running_worker
 
 pytestmark = pytest.mark.integration
 
-LINES = "\n".join(f'    "{name}": {value},' for value, name in enumerate("alpha beta gamma delta epsilon zeta".split()))
+NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
+LINES = "\n".join(f'    "{name}": {value},' for value, name in enumerate(NAMES))
 COPY = f"Repeat this code exactly, but name the variable NUMBERS:\n```python\nVALUES = {{\n{LINES}\n}}\n```"
 GUESSED = 8
 

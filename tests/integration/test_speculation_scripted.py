@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from localcode.inference.v1 import inference_pb2 as pb
-from services.worker.cost import StepCost, StepShape
+from services.worker.cost import StepCost
 from services.worker.llama import LoadFailed
 from services.worker.speculation import SpeculationOptions
 from tests.fakes.scripted_model import Branch, Script, write_scripted_model
@@ -25,16 +25,14 @@ KINDS = [SpeculationOptions("lookup", 8), SpeculationOptions("draft", 4), Specul
 class FreeOfCharge(StepCost):
     """Says that the draft model costs nothing."""
 
-    def expected_seconds(self, shape: StepShape) -> float:
+    def seconds_of(self, token_count: int, output_count: int, pair_count: int) -> float:
         return 0.0
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _every_guess_looks_worth_making() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "services.worker.cost.StepCost.expected_seconds", lambda _self, shape: 1e-3 + 1e-9 * shape.token_count
-        )
+        patch.setattr("services.worker.cost.StepCost.seconds_of", lambda _self, count, *_: 1e-3 + 1e-9 * count)
         patch.setattr("services.worker.speculation.acceptance._MATCH_PRIORS", (0.9,) * 5)
         patch.setattr("services.worker.speculation.controller._WORTH_IT", 0.0)
         patch.setattr("services.worker.speculation.draft_model.StepCost", FreeOfCharge)

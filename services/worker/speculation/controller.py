@@ -40,16 +40,14 @@ def choose_lengths(
         key=lambda item: -item[0],
     )[:most]
     best_count, best_rate = 0, _WORTH_IT * streams.output_count / alone
-    tokens, guessing, shape = float(streams.output_count), 0.0, step
+    tokens, guessing, pairs = float(streams.output_count), alone - whole, step.pair_count
     for count, (chance, index) in enumerate(ranked, 1):
-        proposal = proposals[index]
         tokens += chance
-        guessing += proposal.seconds_per_token
-        shape += StepShape(1, 1, proposal.depth)
-        added = (cost.expected_seconds(shape) or 0.0) - whole
-        rate = tokens / (alone + added + guessing)
-        if rate > best_rate:
-            best_count, best_rate = count, rate
+        guessing += proposals[index].seconds_per_token
+        pairs += proposals[index].depth
+        seconds = guessing + cost.seconds_of(step.token_count + count, step.output_count + count, pairs)
+        if tokens > best_rate * seconds:
+            best_count, best_rate = count, tokens / seconds
     for _, index in ranked[:best_count]:
         lengths[index] += 1
     return lengths

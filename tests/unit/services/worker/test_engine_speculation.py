@@ -43,9 +43,7 @@ class CopyingContext(FakeContext):
 
 @pytest.fixture(autouse=True)
 def _steps_cost_the_same_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "services.worker.cost.StepCost.expected_seconds", lambda _self, shape: 1 + 0.001 * shape.token_count
-    )
+    monkeypatch.setattr("services.worker.cost.StepCost.seconds_of", lambda _self, count, *_: 1 + 0.001 * count)
 
 
 def test_the_answer_is_the_same_and_takes_fewer_steps() -> None:
@@ -144,7 +142,7 @@ def draft_model(context: FakeContext, *, cells: int = 10_000) -> DraftModel:
     model = DraftModel(
         cast("Any", context), NoComputeLock(), sequences=4, cells=cells, batch_tokens=64, vocab_size=VOCABULARY
     )
-    cast("Any", model.cost).expected_seconds = lambda shape: 0.01 + 0.0001 * shape.token_count
+    cast("Any", model.cost).seconds_of = lambda token_count, _outputs, _pairs: 0.01 + 0.0001 * token_count
     return model
 
 
