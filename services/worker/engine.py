@@ -79,6 +79,7 @@ class Engine:
         self._waiting: list[Generation] = []
         self._running: list[Generation] = []
         self._events: list[tuple[Generation, Event]] = []
+        self._released_count = 0
         self._open_count = 0
         self._open_count_guard = threading.Lock()
         self._hangs_at: float | None = None
@@ -172,15 +173,24 @@ class Engine:
 
     def _try_start(self, generation: Generation, now: float) -> bool:
         """Starts a request unless cells are missing (False); a sibling is left waiting (True)."""
+        if _still_waits(generation):  # comparing prompts takes a millisecond: not at every step
+            return True
+        if self._running and generation.blocked_at == self._released_count:
+            return False
         computed = [(one.sequence_id, one.tokens[: one.computed_count]) for one in self._running]
         match = self._pool.best_match(generation.tokens, computed)
         reusable = match.length if match else 0
-        promised = max((self._promised_count(generation, one) for one in self._running), default=0)
+        promised, sibling = max(
+            ((self._promised_count(generation, one), one) for one in self._running),
+            key=lambda promise: promise[0], default=(0, None),
+        )  # fmt: skip
         generation.has_waited = waits_for_sibling(reusable, promised, has_waited=generation.has_waited)
         if generation.has_waited:
+            generation.sibling, generation.promised_count = sibling, promised
             return True
         needed = len(generation.tokens) - reusable + 1
         if self._running and self._pool.available_cells < needed:
+            generation.blocked_at = self._released_count
             return False
         generation.sequence_id = self._pool.open(match, now=now)
         generation.computed_count = reusable
@@ -225,6 +235,7 @@ class Engine:
         """Takes the slot of a request, which continues later; its stream only pauses."""
         _log.info("request_preempted", request_id=generation.request_id)
         self._pool.close(generation.sequence_id)
+        self._released_count += 1
         self._speculator.release(generation)
         generation.sequence_id, generation.computed_count = NO_SEQUENCE, 0
         self._running.remove(generation)
@@ -338,6 +349,7 @@ class Engine:
         """Frees what a request held; its KV state stays parked."""
         if generation.is_running:
             self._drop_guesses(generation)
+            self._released_count += 1
             self._speculator.release(generation)
             self._running.remove(generation)
             if generation.keeps_state:
@@ -383,6 +395,14 @@ class Engine:
         if self._events:
             self._post(self._events)
             self._events = []
+
+
+def _still_waits(generation: Generation) -> bool:
+    sibling = generation.sibling
+    if sibling and sibling.is_running and sibling.computed_count < generation.promised_count:
+        return True
+    generation.sibling = None
+    return False
 
 
 def _row(chunk: Chunk[Generation]) -> Row:

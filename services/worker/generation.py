@@ -49,6 +49,11 @@ class Generation:
     is_cancelled: bool = False
     has_waited: bool = False
     """Whether it waits for a sibling's tokens."""
+    sibling: "Generation | None" = None
+    """Whose tokens it waits for, and how many of them it will share."""
+    promised_count: int = 0
+    blocked_at: int = -1
+    """How many requests had given up their cells when too few were free for this one."""
     last_progress: tuple[int, int] = field(default=(-1, -1))
 
     rewind_count: int = 0

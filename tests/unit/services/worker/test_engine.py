@@ -132,6 +132,25 @@ def test_siblings_prefill_their_common_beginning_once() -> None:
     assert context.prefilled_count <= len(common) + 2 + 2 * 3
 
 
+def test_requests_that_wait_are_not_compared_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    best_match = KvPool.best_match
+    monkeypatch.setattr(KvPool, "best_match", lambda *args: (compared.append(1), best_match(*args))[1])
+    with running_engine(FakeContext(seconds_per_step=0.001), cells=1000) as (engine, context, _):
+        common = list(range(1, 121)) * 5
+        requests = [Request([*common, n], max_tokens=3) for n in (7, 8)]
+        requests.append(Request([9] * 700, max_tokens=1))  # no cells for it beside the others
+        for request in requests:
+            engine.submit(request.generation)
+        for request in requests:
+            request.wait()
+    assert [request.generated for request in requests] == [
+        expected(request.prompt, request.generation.max_tokens) for request in requests
+    ]
+    assert len(context.steps) > 15
+    assert len(compared) <= 8
+
+
 def test_cancelling_frees_the_slot_and_keeps_the_prefilled_part() -> None:
     with running_engine(FakeContext(seconds_per_step=0.005), slots=1) as (engine, _, pool):
         endless = Request(range(1, 70), max_tokens=100_000)
