@@ -15,8 +15,9 @@ _SIZES: Final[tuple[int, ...]] = (
 _NOISE: Final = 0.1  # of a measured time, as a share of it
 _DRIFT: Final = 0.03  # how far the truth moves from step to step, as a share
 _UNSURE: Final = 0.5  # how far an interpolated cost may be off, as a share
-_MOST_SURPRISE: Final = 3.0
+_MOST_SURPRISE: Final = 2.0
 _DEPTH_THAT_DOUBLES: Final = 5000  # cells: tokens may cost twice as much at this depth, before anything was measured
+_COMMON: Final = 0.4  # share of what no part explains that is laid to the machine as a whole
 _PATIENCE: Final = 10.0
 _SHORTEST_HANG_SECONDS: Final = 30.0
 
@@ -66,9 +67,12 @@ class StepCost:
         self._tokens: dict[int, _Estimate] = {}
         self._output = _Estimate()
         self._pair = _Estimate()
+        self._slowness = 1.0
+        """A machine that others use is slower at all it does, also at sizes that are not run now."""
 
     def observe(self, shape: StepShape, seconds: float) -> None:
         """Learns from one step: what it took beyond what was expected is shared out to what is least sure."""
+        seconds /= self._slowness
         size = _nearest_size(shape.token_count)
         if size not in self._tokens:
             self._begin_size(size, shape, seconds)
@@ -78,12 +82,15 @@ class StepCost:
         error = min(seconds, _MOST_SURPRISE * expected) - expected
         spread = sum(part.variance * weight**2 for part, weight in zip(parts, weights, strict=True))
         spread += (_NOISE * expected) ** 2
-        if spread == 0:
+        if expected == 0:
             return
+        explained = 0.0
         for part, weight in zip(parts, weights, strict=True):
             gain = part.variance * weight / spread
+            explained += gain * weight
             part.seconds = max(0.0, part.seconds + gain * error)
             part.variance = part.variance * (1 - gain * weight) + part.drift
+        self._slowness *= 1 + _COMMON * (1 - explained) * error / expected
 
     def expected_seconds(self, shape: StepShape) -> float | None:
         """Estimates a step; None before anything was observed."""
@@ -94,7 +101,8 @@ class StepCost:
     def seconds_of(self, token_count: int, output_count: int, pair_count: int) -> float:
         """The same for the numbers of a shape, where many are compared; something must have been observed."""
         extra_outputs = output_count - 1 if output_count else 0
-        return self._of_tokens(token_count) + self._output.seconds * extra_outputs + self._pair.seconds * pair_count
+        parts = self._of_tokens(token_count) + self._output.seconds * extra_outputs + self._pair.seconds * pair_count
+        return self._slowness * parts
 
     def tokens_within(self, seconds: float, *, beside: StepShape, start: int, at_least: int, at_most: int) -> int:
         """Says how many tokens of a prompt, `start` tokens behind its beginning, fit a step beside what it has to do.
@@ -117,7 +125,7 @@ class StepCost:
         if not self._known_sizes:
             return 0.0
         size = self._known_sizes[-1]
-        seconds = self._tokens[size].seconds
+        seconds = self._slowness * self._tokens[size].seconds
         return size / seconds if seconds > 0 else 0.0
 
     def hang_seconds(self, shape: StepShape) -> float:

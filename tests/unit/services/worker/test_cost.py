@@ -87,6 +87,19 @@ def test_a_machine_that_became_slower_is_noticed() -> None:
     assert expected(cost, StepShape(8, 8)) == pytest.approx(2 * truth(StepShape(8, 8)), rel=0.1)
 
 
+def test_sizes_that_are_not_run_any_more_become_slower_and_faster_with_those_that_are() -> None:
+    busy = 3.0
+    cost = StepCost()
+    for _ in range(3):
+        for size in (1, 4, 16):
+            cost.observe(StepShape(size, size), busy * truth(StepShape(size, size)))
+    for _ in range(100):
+        cost.observe(StepShape(1, 1), truth(StepShape(1, 1)))
+    for size in (4, 16):
+        slower = expected(cost, StepShape(size, size)) / truth(StepShape(size, size))
+        assert slower < 2.5
+
+
 def test_fewer_tokens_fit_a_budget_the_deeper_they_are_and_the_more_streams_there_are() -> None:
     cost = learned([StepShape(1, 1), StepShape(16, 1), prompt(64), *(prompt(64, start=n) for n in range(0, 6000, 200))])
 
