@@ -46,6 +46,8 @@ class Speculator:
         self.guesses = Guesses()
         self._cost, self._most, self._step_seconds = cost, most_per_step, step_seconds
         self._draft_model = draft_model
+        self._may_catch_up = False
+        """Whether the draft model may read a text in this step: beside no prompt, and one text a step."""
 
     def warm_up(self) -> None:
         """Measures the draft model, if there is one."""
@@ -55,7 +57,10 @@ class Speculator:
     def drafts(self, plan: Sequence[Chunk[Generation]]) -> dict[Generation, Sequence[int]]:
         """Guesses what the streams of a step will say, as far as that pays beside all that the step does."""
         streams = [chunk for chunk in plan if chunk.generation.is_decoding]
+        if not streams:
+            return {}
         shape = total(chunk.shape for chunk in streams)
+        self._may_catch_up = len(streams) == len(plan)
         found = (self._candidate(chunk.generation, chunk.shape, shape) for chunk in streams)
         candidates = [candidate for candidate in found if candidate]
         if not candidates:
@@ -118,7 +123,8 @@ class Speculator:
             return proposal
         saved = seconds_saved(proposal, length, stream=stream, cost=self._cost) * generation.generated_count
         # An answer is taken to be half told: what reading costs must have been worth it for what was said already.
-        if saved > (model.cost.expected_seconds(StepShape.of_row(depth - lag, lag, 1)) or 0.0):
+        if self._may_catch_up and saved > (model.cost.expected_seconds(StepShape.of_row(depth - lag, lag, 1)) or 0.0):
+            self._may_catch_up = False
             try:
                 model.catch_up(generation, generation.tokens, seconds=self._step_seconds * _CATCH_UP_SHARE)
             except DecodeFailed as error:
