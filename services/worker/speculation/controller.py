@@ -40,12 +40,13 @@ def choose_lengths(
         key=lambda item: -item[0],
     )[:most]
     best_count, best_rate = 0, _WORTH_IT * streams.output_count / alone
-    tokens, guessing, pairs = float(streams.output_count), alone - whole, step.pair_count
+    tokens, guessing, pairs = float(streams.output_count), 0.0, step.pair_count
     for count, (chance, index) in enumerate(ranked, 1):
         tokens += chance
         guessing += proposals[index].seconds_per_token
         pairs += proposals[index].depth
-        seconds = guessing + cost.seconds_of(step.token_count + count, step.output_count + count, pairs)
+        together = cost.seconds_of(step.token_count + count, step.output_count + count, pairs)
+        seconds = alone + guessing + max(0.0, together - whole)  # a measured curve may fall where it is noisy
         if tokens > best_rate * seconds:
             best_count, best_rate = count, tokens / seconds
     for _, index in ranked[:best_count]:

@@ -47,7 +47,7 @@ def test_nothing_is_guessed_that_loses_by_the_estimates(
         guesses = StepShape(sum(chosen), sum(chosen))
         alone, whole, guessed = (cost.expected_seconds(shape) or 0.0 for shape in (streams, step, step + guesses))
         brought = sum(sum(row.chances[:length]) for row, length in zip(proposals, chosen, strict=True))
-        assert (len(proposals) + brought) / (alone + guessed - whole) > len(proposals) / alone
+        assert (len(proposals) + brought) / (alone + max(0.0, guessed - whole)) > len(proposals) / alone
 
 
 def _cumulated(probabilities: list[float]) -> list[float]:
