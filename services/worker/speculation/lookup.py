@@ -7,6 +7,7 @@ from services.worker.speculation.acceptance import MatchAcceptance
 SHORTEST_MATCH: Final = 3
 _LONGEST_COMPARED: Final = 32
 _MOST_CANDIDATES: Final = 12
+_CHANGED_AT_MOST: Final = 24
 
 
 class Lookup:
@@ -25,6 +26,9 @@ class Lookup:
         """For each end, where the occurrence of its three tokens before that ends; 0: nowhere."""
         self._source = 0
         self._match_length = 0
+        self._trust = 0
+        self._left_at = self._left_trust = 0
+        """The place that was followed before the last wrong guess, and how far it was to be trusted."""
         self._index()
         self._search()
 
@@ -33,16 +37,22 @@ class Lookup:
         """Tokens at the end that also stand before the guess; 0 if there is nothing to guess from."""
         return self._match_length
 
+    @property
+    def trust(self) -> int:
+        """How long a match the guess is worth: an edited copy is picked up again behind each change."""
+        return self._match_length + self._trust
+
     def advance(self) -> None:
         """Takes in the tokens that were appended, and learns how well they were guessed."""
         for position in range(len(self._earlier) - 1, len(self._tokens)):
             if self._match_length:
                 was_right = self._tokens[self._source] == self._tokens[position]
-                self._acceptance.observe(self._match_length, was_right=was_right)
+                self._acceptance.observe(self.trust, was_right=was_right)
                 if was_right:
                     self._source += 1
                     self._match_length += 1
                 else:
+                    self._left_at, self._left_trust = self._source, self.trust
                     self._match_length = 0
             self._index_end(position + 1)
             if not self._match_length:
@@ -71,14 +81,15 @@ class Lookup:
 
     def _search(self, end: int | None = None) -> None:
         end = len(self._tokens) if end is None else end
-        self._match_length = 0
+        self._match_length = self._trust = 0
         candidate = self._earlier[end] if SHORTEST_MATCH <= end < len(self._earlier) else 0
         for _ in range(_MOST_CANDIDATES):
             if not candidate:
                 return
             length = self._common_length(candidate, end)
-            if length > self._match_length:
-                self._source, self._match_length = candidate, length
+            trust = self._left_trust if 0 <= candidate - self._left_at <= _CHANGED_AT_MOST else 0
+            if length + trust > self.trust:
+                self._source, self._match_length, self._trust = candidate, length, trust
             if length == _LONGEST_COMPARED:
                 return
             candidate = self._earlier[candidate]

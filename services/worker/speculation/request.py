@@ -37,7 +37,7 @@ class Speculation:
         if not self.options.allows_lookup:
             return []
         lookup = self.lookup()
-        return self._match_acceptance.chances(lookup.match_length, room) if lookup.match_length else []
+        return self._match_acceptance.chances(lookup.trust, room) if lookup.match_length else []
 
     @property
     def rejected_count(self) -> int:

@@ -82,6 +82,17 @@ def test_a_place_is_followed_as_long_as_it_is_right() -> None:
     assert followed.match_length == 20
 
 
+def test_a_copy_is_picked_up_again_behind_a_change() -> None:
+    source = list(range(100, 140))
+    tokens = [*source, 1, *source[:3]]
+    followed = lookup(tokens)
+    for token in [*source[3:20], 7, 8, *source[21:24]]:
+        tokens.append(token)
+        followed.advance()
+    assert followed.guess(1) == [source[24]]
+    assert (followed.match_length, followed.trust) == (3, 23)
+
+
 def test_what_would_have_been_guessed_is_learned_from_without_a_draft() -> None:
     acceptance = MatchAcceptance()
     source = list(range(100, 140))
