@@ -17,6 +17,7 @@ from services.shared.errors import BackendFailed, Overloaded
 from services.worker.call_guard import MAX_REWINDS, hold_to_offered_tools, rewind_point
 from services.worker.compute_lock import ComputeLock
 from services.worker.cost import StepCost, total
+from services.worker.finish import finish_message
 from services.worker.generation import NO_SEQUENCE, Event, Generation
 from services.worker.kv_pool import KvPool
 from services.worker.llama import LlamaContext, LlamaModel, NoFreeCell, Row
@@ -342,7 +343,7 @@ class Engine:
         self._emit_deltas(generation, generation.answer.finish(ended_by_model=reason == pb.FINISH_REASON_STOP))
         if reason == pb.FINISH_REASON_STOP and generation.answer.has_tool_calls:
             reason = pb.FINISH_REASON_TOOL_CALLS
-        self._emit(generation, pb.GenerateResponse(finish=_finish_message(generation, reason)))
+        self._emit(generation, pb.GenerateResponse(finish=finish_message(generation, reason, now=time.monotonic())))
         self._end(generation)
 
     def _end(self, generation: Generation) -> None:
@@ -410,24 +411,3 @@ def _row(chunk: Chunk[Generation]) -> Row:
     start = generation.computed_count
     tokens = [*generation.tokens[start : start + chunk.known_count], *chunk.draft]
     return Row(generation.sequence_id, start, tokens, chunk.output_count)
-
-
-def _finish_message(generation: Generation, reason: "pb.FinishReason.ValueType") -> pb.Finish:
-    now = time.monotonic()
-    started = generation.started_at if generation.started_at is not None else now
-    first = generation.first_token_at if generation.first_token_at is not None else now
-    return pb.Finish(
-        reason=reason,
-        usage=pb.Usage(
-            prompt_token_count=generation.prompt_token_count,
-            completion_token_count=generation.generated_count,
-            cached_token_count=generation.cached_count,
-            reasoning_token_count=generation.answer.reasoning_token_count,
-            accepted_draft_token_count=generation.speculation.accepted_count,
-            rejected_draft_token_count=generation.speculation.rejected_count,
-        ),
-        timings=pb.Timings(
-            queue_seconds=started - generation.arrived_at, prefill_seconds=first - started, decode_seconds=now - first
-        ),
-        stop_sequence=generation.answer.stop_sequence,
-    )
