@@ -67,15 +67,15 @@ def check_compiler(engine: Engine) -> Check:
 def check_model_files(models: Sequence[ModelEntry]) -> Iterator[Check]:
     """Whether the files of each local model are here and whole."""
     for model in models:
-        if model.is_local:
-            for file in wanted_files(model.source):
+        for source in model.sources:
+            for file in wanted_files(source):
                 yield _check_file(model.name, file)
 
 
 def check_memory(models: Sequence[ModelEntry], available_bytes: int | None = None) -> Check:
     """Whether the local models fit the memory that is free."""
     available = psutil.virtual_memory().available if available_bytes is None else available_bytes
-    files = [file for model in models if model.is_local for file in wanted_files(model.source)]
+    files = [file for model in models for source in model.sources for file in wanted_files(source)]
     need = int(sum(_size(file) for file in files) * _MEMORY_FACTOR)
     detail = f"{human_bytes(available)} available, about {human_bytes(need)} needed"
     if need <= available:

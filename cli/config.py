@@ -25,6 +25,8 @@ class ModelEntry:
     name: str
     kind: str
     values: Mapping[str, Any]
+    draft: str = ""
+    """Where the file of its draft model comes from, if it has one."""
 
     @property
     def is_local(self) -> bool:
@@ -35,6 +37,11 @@ class ModelEntry:
     def source(self) -> str:
         """Where its file comes from: a catalogue name, a path, or `hf:REPO/FILE`."""
         return str(self.values.get("model_path") or self.values.get("source", ""))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where all files that it needs here come from."""
+        return tuple(source for source in (self.source, self.draft) if source) if self.is_local else ()
 
     @property
     def context(self) -> int | None:
@@ -113,11 +120,14 @@ def _models(document: Mapping[str, Any]) -> tuple[ModelEntry, ...]:
     tables = document.get("models", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise CommandError("localcode.toml: each model must be a table [models.<name>].", exit_code=2)
-    return tuple(_entry(name, table) for name, table in tables.items())
+    return tuple(_entry(name, table, tables) for name, table in tables.items())
 
 
-def _entry(name: str, table: Mapping[str, Any]) -> ModelEntry:
+def _entry(name: str, table: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> ModelEntry:
     kind = table.get("kind", "llama")
     if kind not in _KINDS:
         raise CommandError(f"kind in [models.{name}] is {kind!r}; it must be one of {', '.join(_KINDS)}.", exit_code=2)
-    return ModelEntry(name, kind, table)
+    draft = str(table.get("draft_path") or table.get("draft", ""))
+    if draft in tables:  # another configured model
+        draft = ModelEntry(draft, "llama", tables[draft]).source
+    return ModelEntry(name, kind, table, draft)

@@ -34,8 +34,9 @@ class NewModel:
 
 def sources_to_pull(configuration: Configuration, names: Iterable[str]) -> list[str]:
     """The sources of models named by configured name, catalogue name or `hf:…`; without names, of all configured."""
-    configured = {model.name: model.source for model in configuration.models if model.is_local}
-    sources = [_source(name, configured) for name in names] or list(configured.values())
+    local = [model for model in configuration.models if model.is_local]
+    configured = {model.name: model.source for model in local}
+    sources = [_source(name, configured) for name in names] or [source for model in local for source in model.sources]
     if not sources:
         raise CommandError("localcode.toml configures no local model; name one: localcode models list")
     return list(dict.fromkeys(sources))

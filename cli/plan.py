@@ -81,6 +81,8 @@ def _model_service(
     }
     if model.is_local:
         variables[f"{prefix}MODEL_PATH"] = str(model_path(model.source))
+        if model.draft:
+            variables[f"{prefix}DRAFT_PATH"] = str(model_path(model.draft))
         if sum(other.is_local for other in models) > 1 and "compute_lock" not in model.values:
             variables[f"{prefix}COMPUTE_LOCK"] = str(setting.runtime_directory / "compute.lock")
     module = "services.worker" if model.is_local else "services.upstream"

@@ -78,8 +78,8 @@ def run_up(options: UpOptions) -> None:
         models = runnable_models(configuration, options, engine)
         check_settings(configuration, models)
         for model in models:
-            if model.is_local and missing_files(model.source):
-                pull(model.source)
+            for source in filter(missing_files, model.sources):
+                pull(source)
         asyncio.run(_serve(_settle(configuration, models, engine, host, port)))
 
 

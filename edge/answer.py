@@ -68,7 +68,11 @@ class Answer:
             "completion_tokens": completion_count,
             "total_tokens": prompt_count + completion_count,
             "prompt_tokens_details": {"cached_tokens": min((usage.cached_token_count for usage in usages), default=0)},
-            "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_token_count for usage in usages)},
+            "completion_tokens_details": {
+                "reasoning_tokens": sum(usage.reasoning_token_count for usage in usages),
+                "accepted_prediction_tokens": sum(usage.accepted_draft_token_count for usage in usages),
+                "rejected_prediction_tokens": sum(usage.rejected_draft_token_count for usage in usages),
+            },
         }
 
     def _add_delta(self, index: int, choice: Choice, delta: pb.Delta) -> Iterator[Object]:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAX_STOP_COUNT: Final = 16
 MAX_CHOICE_COUNT: Final = 16
+MAX_GUESSED_COUNT: Final = 64
 
 
 class WireModel(BaseModel):
@@ -105,6 +106,13 @@ class StreamOptions(WireModel):
     include_usage: bool | None = None
 
 
+class Speculative(WireModel):
+    """How tokens may be guessed ahead: an extension, which changes speed and never the answer."""
+
+    kind: Literal["auto", "none", "lookup", "draft"] | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_GUESSED_COUNT)
+
+
 class ChatCompletionRequest(WireModel):
     """The body of `POST /v1/chat/completions`."""
 
@@ -135,5 +143,6 @@ class ChatCompletionRequest(WireModel):
     modalities: list[str] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    speculative: Speculative | None = None
     prompt_cache_key: str | None = None
     prompt_cache_key_camel: str | None = Field(default=None, alias="promptCacheKey")

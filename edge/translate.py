@@ -6,7 +6,7 @@ import orjson
 from starlette.datastructures import Headers
 
 from edge.messages import to_messages
-from edge.openai import ChatCompletionRequest, NamedToolChoice, Tool
+from edge.openai import ChatCompletionRequest, NamedToolChoice, Speculative, Tool
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import InvalidRequest
 
@@ -17,6 +17,14 @@ _TOOL_CHOICES: Final = {
     "auto": pb.TOOL_CHOICE_MODE_AUTO,
     "none": pb.TOOL_CHOICE_MODE_NONE,
     "required": pb.TOOL_CHOICE_MODE_REQUIRED,
+}
+
+_SPECULATION_KINDS: Final = {
+    None: pb.SPECULATION_KIND_UNSPECIFIED,
+    "auto": pb.SPECULATION_KIND_AUTO,
+    "none": pb.SPECULATION_KIND_NONE,
+    "lookup": pb.SPECULATION_KIND_LOOKUP,
+    "draft": pb.SPECULATION_KIND_DRAFT,
 }
 
 
@@ -67,7 +75,14 @@ def _to_generate_request(
         response_format=_to_response_format(chat),
         top_logprobs=_to_top_logprobs(chat),
         context=context,
+        speculation=_to_speculation(chat.speculative),
     )
+
+
+def _to_speculation(wanted: Speculative | None) -> pb.Speculation | None:
+    if wanted is None:
+        return None
+    return pb.Speculation(kind=_SPECULATION_KINDS[wanted.kind], max_tokens=wanted.max_tokens)
 
 
 def _to_prompt(chat: ChatCompletionRequest) -> pb.ChatPrompt:

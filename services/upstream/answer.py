@@ -82,12 +82,14 @@ class AnswerReader:
         if not usage:
             return
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-        reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
+        details = usage.get("completion_tokens_details") or {}
         self._usage = pb.Usage(
             prompt_token_count=_count(usage.get("prompt_tokens")),
             completion_token_count=_count(usage.get("completion_tokens")),
             cached_token_count=_count(cached or usage.get("prompt_cache_hit_tokens")),
-            reasoning_token_count=_count(reasoning),
+            reasoning_token_count=_count(details.get("reasoning_tokens")),
+            accepted_draft_token_count=_count(details.get("accepted_prediction_tokens")),
+            rejected_draft_token_count=_count(details.get("rejected_prediction_tokens")),
         )
 
     def _note_reason(self, reason: str) -> None:

@@ -25,6 +25,7 @@ from services.worker.prompt_layout import template_of
 from services.worker.prompts import Preparer
 from services.worker.servicer import InferenceServicer, Mailbox
 from services.worker.settings import WorkerSettings
+from services.worker.speculation import SpeculationOptions
 from services.worker.watchdog import watch
 
 _log = structlog.get_logger(__name__)
@@ -47,7 +48,7 @@ async def _serve(settings: WorkerSettings) -> None:
     loaded = await asyncio.to_thread(load, settings)
     engine = Engine(
         loaded.model, loaded.context, loaded.pool, loaded.lock, _limits(settings),
-        Mailbox(asyncio.get_running_loop()).post,
+        Mailbox(asyncio.get_running_loop()).post, loaded.draft_model,
     )  # fmt: skip
     await asyncio.to_thread(engine.start)
     _log.info(
@@ -99,7 +100,11 @@ def _servicer(settings: WorkerSettings, loaded: Loaded, engine: Engine, worker_i
         size_bytes=model.size_bytes,
         parameter_count=model.parameter_count,
     )
-    return InferenceServicer(engine, model, preparer, description, worker_id=worker_id)
+    return InferenceServicer(
+        engine, model, preparer, description, worker_id=worker_id,
+        speculation=SpeculationOptions(settings.speculation, settings.speculation_tokens),
+        has_draft_model=loaded.draft_model is not None,
+    )  # fmt: skip
 
 
 def _limits(settings: WorkerSettings) -> EngineLimits:

@@ -1,47 +1,118 @@
-"""What a step costs, learned from the steps that were run."""
+"""What a step costs, learned from the steps that were run.
+
+A step costs what its tokens cost (a curve with steps: 12 tokens may cost as much as 16), something for each token that
+wants logits, and something for each pair of a token and a cell that it attends to.
+"""
 
 from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
-_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-_WEIGHT_OF_NEW: Final = 0.25
+_SIZES: Final[tuple[int, ...]] = (
+    *range(1, 17), 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192,
+)  # fmt: skip
+_NOISE: Final = 0.1  # of a measured time, as a share of it
+_DRIFT: Final = 0.03  # how far the truth moves from step to step, as a share
+_UNSURE: Final = 0.5  # how far an interpolated cost may be off, as a share
+_MOST_SURPRISE: Final = 2.0
+_DEPTH_THAT_DOUBLES: Final = 5000  # cells: tokens may cost twice as much at this depth, before anything was measured
+_COMMON: Final = 0.4  # share of what no part explains that is laid to the machine as a whole
 _PATIENCE: Final = 10.0
 _SHORTEST_HANG_SECONDS: Final = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """What one `llama_decode` has to do."""
+
+    token_count: int = 0
+    output_count: int = 0
+    """Tokens whose logits are wanted."""
+    pair_count: int = 0
+    """Pairs of a token and a cell that it attends to."""
+
+    @classmethod
+    def of_row(cls, start: int, token_count: int, output_count: int) -> "StepShape":
+        """The shape of consecutive tokens of one sequence, `start` tokens behind its beginning."""
+        return cls(token_count, output_count, token_count * start + token_count * (token_count + 1) // 2)
+
+    def __add__(self, other: "StepShape") -> "StepShape":
+        return StepShape(
+            self.token_count + other.token_count,
+            self.output_count + other.output_count,
+            self.pair_count + other.pair_count,
+        )
+
+
+def total(shapes: Iterable[StepShape]) -> StepShape:
+    """Adds shapes up."""
+    return sum(shapes, StepShape())
+
+
+@dataclass(slots=True)
+class _Estimate:
+    """One part of the cost, and how sure it is."""
+
+    seconds: float = 0.0
+    variance: float = 0.0
+    drift: float = 0.0
+
+
 class StepCost:
-    """A curve of seconds over tokens of one `llama_decode`, updated by every step."""
+    """Estimates seconds of a step, updated by every step: a Kalman filter that takes its parts for independent."""
 
     def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
+        self._known_sizes: list[int] = []
+        self._tokens: dict[int, _Estimate] = {}
+        self._output = _Estimate()
+        self._pair = _Estimate()
+        self._slowness = 1.0
+        """A machine that others use is slower at all it does, also at sizes that are not run now."""
 
-    def observe(self, token_count: int, seconds: float) -> None:
-        """Learns from one step."""
-        size = _SIZES[min(bisect_left(_SIZES, token_count), len(_SIZES) - 1)]
-        scaled = seconds * size / token_count if size > 1 else seconds
-        known = self._seconds.get(size)
-        self._seconds[size] = scaled if known is None else known + _WEIGHT_OF_NEW * (scaled - known)
+    def observe(self, shape: StepShape, seconds: float) -> None:
+        """Learns from one step: what it took beyond what was expected is shared out to what is least sure."""
+        seconds /= self._slowness
+        size = _nearest_size(shape.token_count)
+        if size not in self._tokens:
+            self._begin_size(size, shape, seconds)
+        weights = (shape.token_count / size, max(0, shape.output_count - 1), shape.pair_count)
+        parts = (self._tokens[size], self._output, self._pair)
+        expected = sum(part.seconds * weight for part, weight in zip(parts, weights, strict=True))
+        error = min(seconds, _MOST_SURPRISE * expected) - expected
+        spread = sum(part.variance * weight**2 for part, weight in zip(parts, weights, strict=True))
+        spread += (_NOISE * expected) ** 2
+        if expected == 0:
+            return
+        explained = 0.0
+        for part, weight in zip(parts, weights, strict=True):
+            gain = part.variance * weight / spread
+            explained += gain * weight
+            part.seconds = max(0.0, part.seconds + gain * error)
+            part.variance = part.variance * (1 - gain * weight) + part.drift
+        self._slowness *= 1 + _COMMON * (1 - explained) * error / expected
 
-    def expected_seconds(self, token_count: int) -> float | None:
+    def expected_seconds(self, shape: StepShape) -> float | None:
         """Estimates a step; None before anything was observed."""
-        if not self._seconds:
+        if not self._known_sizes:
             return None
-        sizes = sorted(self._seconds)
-        above = next((size for size in sizes if size >= token_count), None)
-        if above is None:  # beyond what is known the cost grows in proportion
-            return self._seconds[sizes[-1]] * token_count / sizes[-1]
-        below = max((size for size in sizes if size <= token_count), default=None)
-        if below is None or below == above:
-            return self._seconds[above]
-        share = (token_count - below) / (above - below)
-        return self._seconds[below] + share * (self._seconds[above] - self._seconds[below])
+        return self.seconds_of(shape.token_count, shape.output_count, shape.pair_count)
 
-    def tokens_within(self, seconds: float, *, at_least: int, at_most: int) -> int:
-        """Says how many tokens fit a step of this length."""
-        low, high = at_least, max(at_least, at_most)
+    def seconds_of(self, token_count: int, output_count: int, pair_count: int) -> float:
+        """The same for the numbers of a shape, where many are compared; something must have been observed."""
+        extra_outputs = output_count - 1 if output_count else 0
+        parts = self._of_tokens(token_count) + self._output.seconds * extra_outputs + self._pair.seconds * pair_count
+        return self._slowness * parts
+
+    def tokens_within(self, seconds: float, *, beside: StepShape, start: int, at_least: int, at_most: int) -> int:
+        """Says how many tokens of a prompt, `start` tokens behind its beginning, fit a step beside what it has to do.
+
+        `at_least` tokens are granted even if they don't fit.
+        """
+        low, high = min(at_least, at_most), at_most
         while low < high:
             middle = (low + high + 1) // 2
-            expected = self.expected_seconds(middle)
+            expected = self.expected_seconds(beside + StepShape.of_row(start, middle, 1))
             if expected is None or expected <= seconds:
                 low = middle
             else:
@@ -50,12 +121,48 @@ class StepCost:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        """The rate of the largest step known; 0 before anything was observed."""
-        if not self._seconds:
+        """The rate of the largest step known, at the beginning of a prompt; 0 before anything was observed."""
+        if not self._known_sizes:
             return 0.0
-        size = max(self._seconds)
-        return size / self._seconds[size] if self._seconds[size] > 0 else 0.0
+        size = self._known_sizes[-1]
+        seconds = self._slowness * self._tokens[size].seconds
+        return size / seconds if seconds > 0 else 0.0
 
-    def hang_seconds(self, token_count: int) -> float:
-        """Says after how long a step of this size must be called hung."""
-        return max(_SHORTEST_HANG_SECONDS, _PATIENCE * (self.expected_seconds(token_count) or 0.0))
+    def hang_seconds(self, shape: StepShape) -> float:
+        """Says after how long a step of this shape must be called hung."""
+        return max(_SHORTEST_HANG_SECONDS, _PATIENCE * (self.expected_seconds(shape) or 0.0))
+
+    def _of_tokens(self, count: int) -> float:
+        sizes = self._known_sizes
+        index = bisect_left(sizes, count)
+        if index == len(sizes):  # beyond what is known the cost grows in proportion
+            return self._tokens[sizes[-1]].seconds * count / sizes[-1]
+        above = self._tokens[sizes[index]].seconds
+        if index == 0 or sizes[index] == count:
+            return above
+        below = self._tokens[sizes[index - 1]].seconds
+        share = (count - sizes[index - 1]) / (sizes[index] - sizes[index - 1])
+        return below + share * (above - below)
+
+    def _begin_size(self, size: int, shape: StepShape, seconds: float) -> None:
+        if not self._known_sizes:
+            self._begin(shape, seconds)
+            guess = seconds * size / shape.token_count
+        else:
+            guess = self._of_tokens(size)
+        self._tokens[size] = _Estimate(guess, (_UNSURE * guess) ** 2, (_DRIFT * guess) ** 2)
+        self._known_sizes = sorted(self._tokens)
+
+    def _begin(self, shape: StepShape, seconds: float) -> None:
+        token_seconds = seconds / shape.token_count
+        for part, spread in ((self._output, token_seconds / 4), (self._pair, token_seconds / _DEPTH_THAT_DOUBLES)):
+            part.variance, part.drift = spread**2, (_DRIFT * spread / 4) ** 2
+
+
+def _nearest_size(token_count: int) -> int:
+    index = bisect_left(_SIZES, token_count)
+    if index == len(_SIZES):
+        return _SIZES[-1]
+    if index and token_count - _SIZES[index - 1] < _SIZES[index] - token_count:
+        return _SIZES[index - 1]
+    return _SIZES[index]

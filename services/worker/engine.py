@@ -6,7 +6,7 @@ A step: take requests → drop cancelled → admit → plan (pure) → `llama_de
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,18 +16,21 @@ from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import BackendFailed, Overloaded
 from services.worker.call_guard import MAX_REWINDS, hold_to_offered_tools, rewind_point
 from services.worker.compute_lock import ComputeLock
-from services.worker.cost import StepCost
+from services.worker.cost import StepCost, total
+from services.worker.finish import finish_message
 from services.worker.generation import NO_SEQUENCE, Event, Generation
 from services.worker.kv_pool import KvPool
 from services.worker.llama import LlamaContext, LlamaModel, NoFreeCell, Row
 from services.worker.sampling import token_logprob
-from services.worker.scheduler import Chunk, in_order, plan_step, shared_length, waits_for_sibling
+from services.worker.scheduler import Chunk, StepLimits, in_order, plan_step, shared_length, waits_for_sibling
+from services.worker.speculation import MOST_PER_STEP
+from services.worker.speculation.draft_model import DraftModel
+from services.worker.speculation.speculator import Guesses, Speculator
+from services.worker.warm_up import warm_up
 
 _log = structlog.get_logger(__name__)
-_MIN_PREFILL_TOKENS: Final = 16
 _UNSHARED_STEP_SECONDS: Final = 2.0  # bounds how long a new or cancelled request waits for the step in progress
 _SHARED_STEP_SECONDS: Final = 1.0  # the same where others wait: another worker, or anyone behind a title
-_WARMUP_SIZES: Final = (1, 1, 16, 64)
 
 Post = Callable[[list[tuple[Generation, Event]]], None]
 
@@ -64,14 +67,20 @@ class Engine:
         lock: ComputeLock,
         limits: EngineLimits,
         post: Post,
+        draft_model: DraftModel | None = None,
     ) -> None:
         self._model, self._context, self._pool = model, context, pool
         self._lock, self._limits, self._post = lock, limits, post
         self._cost = StepCost()
+        self._speculator = Speculator(
+            self._cost, most_per_step=max(0, min(MOST_PER_STEP, limits.batch_tokens - limits.slots)),
+            step_seconds=limits.step_budget_seconds, draft_model=draft_model,
+        )  # fmt: skip
         self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self._waiting: list[Generation] = []
         self._running: list[Generation] = []
         self._events: list[tuple[Generation, Event]] = []
+        self._released_count = 0
         self._open_count = 0
         self._open_count_guard = threading.Lock()
         self._hangs_at: float | None = None
@@ -79,7 +88,11 @@ class Engine:
 
     def start(self) -> None:
         """Measures a few steps and starts the thread."""
-        self._warm_up()
+        warm_up(
+            self._context, self._pool, self._lock, self._cost,
+            most_tokens=self._limits.batch_tokens, most_outputs=self._limits.slots + MOST_PER_STEP,
+        )  # fmt: skip
+        self._speculator.warm_up()
         self._thread.start()
 
     def stop(self) -> None:
@@ -107,6 +120,11 @@ class Engine:
         )  # fmt: skip
 
     @property
+    def guesses(self) -> Guesses:
+        """How many tokens were guessed, and how many of them were right, since the start."""
+        return self._speculator.guesses
+
+    @property
     def is_hung(self) -> bool:
         """Whether the step in progress takes far longer than such steps do."""
         hangs_at = self._hangs_at
@@ -126,8 +144,8 @@ class Engine:
         self._admit()
         plan = self._plan()
         outputs = self._decode(plan)
-        for chunk in plan:
-            self._advance(chunk, outputs)
+        for chunk, chunk_outputs in zip(plan, outputs, strict=True):
+            self._advance(chunk, chunk_outputs)
 
     def _take_requests(self) -> bool:
         """Takes what has arrived, waiting if there is nothing else to do; False means stop."""
@@ -156,15 +174,24 @@ class Engine:
 
     def _try_start(self, generation: Generation, now: float) -> bool:
         """Starts a request unless cells are missing (False); a sibling is left waiting (True)."""
+        if _still_waits(generation):  # comparing prompts takes a millisecond: not at every step
+            return True
+        if self._running and generation.blocked_at == self._released_count:
+            return False
         computed = [(one.sequence_id, one.tokens[: one.computed_count]) for one in self._running]
         match = self._pool.best_match(generation.tokens, computed)
         reusable = match.length if match else 0
-        promised = max((self._promised_count(generation, one) for one in self._running), default=0)
+        promised, sibling = max(
+            ((self._promised_count(generation, one), one) for one in self._running),
+            key=lambda promise: promise[0], default=(0, None),
+        )  # fmt: skip
         generation.has_waited = waits_for_sibling(reusable, promised, has_waited=generation.has_waited)
         if generation.has_waited:
+            generation.sibling, generation.promised_count = sibling, promised
             return True
         needed = len(generation.tokens) - reusable + 1
         if self._running and self._pool.available_cells < needed:
+            generation.blocked_at = self._released_count
             return False
         generation.sequence_id = self._pool.open(match, now=now)
         generation.computed_count = reusable
@@ -182,73 +209,106 @@ class Engine:
     def _plan(self) -> list[Chunk[Generation]]:
         """Plans a step whose tokens all have cells; who came last gives its cells up if there are too few."""
         while self._running:
-            plan = plan_step(
-                self._running, now=time.monotonic(), batch_tokens=self._limits.batch_tokens,
-                prefill_tokens=self._prefill_tokens(), prefill_rate=self._cost.prefill_tokens_per_second,
-            )  # fmt: skip
-            if self._pool.make_room(sum(chunk.token_count for chunk in plan)):
+            plain = self._plan_step({})
+            drafts = self._speculator.drafts(plain) if self._pool.forks else {}
+            if drafts and self._has_room(plan := self._plan_step(drafts)):
                 return plan
+            if self._has_room(plain):
+                return plain
             self._preempt(max(self._running, key=lambda one: one.arrived_at))
         return []
 
-    def _prefill_tokens(self) -> int:
-        seconds = _UNSHARED_STEP_SECONDS
+    def _plan_step(self, drafts: Mapping[Generation, Sequence[int]]) -> list[Chunk[Generation]]:
+        limits = StepLimits(self._limits.batch_tokens, self._step_seconds())
+        return plan_step(self._running, now=time.monotonic(), limits=limits, cost=self._cost, drafts=drafts)
+
+    def _has_room(self, plan: Sequence[Chunk[Generation]]) -> bool:
+        return self._pool.make_room(sum(chunk.token_count for chunk in plan))
+
+    def _step_seconds(self) -> float:
         if any(one.is_decoding for one in self._running):
-            seconds = self._limits.step_budget_seconds
-        elif self._lock.is_contended or all(one.is_batch for one in self._running):
-            seconds = _SHARED_STEP_SECONDS
-        return self._cost.tokens_within(seconds, at_least=_MIN_PREFILL_TOKENS, at_most=self._limits.batch_tokens)
+            return self._limits.step_budget_seconds
+        if self._lock.is_contended or all(one.is_batch for one in self._running):
+            return _SHARED_STEP_SECONDS
+        return _UNSHARED_STEP_SECONDS
 
     def _preempt(self, generation: Generation) -> None:
         """Takes the slot of a request, which continues later; its stream only pauses."""
         _log.info("request_preempted", request_id=generation.request_id)
         self._pool.close(generation.sequence_id)
+        self._released_count += 1
+        self._speculator.release(generation)
         generation.sequence_id, generation.computed_count = NO_SEQUENCE, 0
         self._running.remove(generation)
         self._waiting.append(generation)
 
-    def _decode(self, plan: Sequence[Chunk[Generation]]) -> dict[int, int]:
-        """Computes a plan; returns the output index of each sequence that has logits."""
+    def _decode(self, plan: Sequence[Chunk[Generation]]) -> list[range]:
+        """Computes a plan; returns the output indices of each chunk."""
         if not plan:
-            return {}
+            return []
         rows = [_row(chunk) for chunk in plan]
-        token_count = sum(len(row.tokens) for row in rows)
+        shape = total(row.shape for row in rows)
         with self._lock.held():
             started = time.monotonic()
-            self._hangs_at = started + self._cost.hang_seconds(token_count)
+            self._hangs_at = started + self._cost.hang_seconds(shape)
             try:
                 outputs = self._decode_rows(rows)
                 self._context.synchronise()
             finally:
                 self._hangs_at = None
-            self._cost.observe(token_count, time.monotonic() - started)
+            self._cost.observe(shape, time.monotonic() - started)
         for row in rows:
             self._pool.extend(row.sequence_id, len(row.tokens))
-        return dict(zip((row.sequence_id for row in rows if row.wants_logits), outputs, strict=True))
+        return outputs
 
-    def _decode_rows(self, rows: Sequence[Row]) -> list[int]:
+    def _decode_rows(self, rows: Sequence[Row]) -> list[range]:
         try:
             return self._context.decode(rows)
         except NoFreeCell:  # llama.cpp needs more than we counted: give it all that is not running
             self._pool.drop_parked()
             return self._context.decode(rows)
 
-    def _advance(self, chunk: Chunk[Generation], outputs: dict[int, int]) -> None:
+    def _advance(self, chunk: Chunk[Generation], outputs: range) -> None:
         generation = chunk.generation
-        generation.computed_count += chunk.token_count
+        generation.computed_count += chunk.known_count
         if generation.pending_count:
             self._report_progress(generation, pb.PHASE_PREFILL, generation.computed_count)
         else:
-            self._sample(generation, outputs[generation.sequence_id])
+            self._take_tokens(generation, chunk.draft, outputs)
 
-    def _sample(self, generation: Generation, output: int) -> None:
+    def _take_tokens(self, generation: Generation, draft: Sequence[int], outputs: range) -> None:
+        """Samples a token behind the known ones, and another behind each guess that turns out to be right."""
+        generation.guessed_count = len(draft)
+        generation.speculation.begin_draft(len(draft))
+        for guess, output in zip((*draft, None), outputs, strict=True):
+            length = len(generation.tokens)
+            was_right = self._sample(generation, output, guess)
+            if not (was_right and generation.is_running and len(generation.tokens) > length):
+                break
+            generation.computed_count += 1
+            generation.guessed_count -= 1
+        if draft:
+            self._speculator.observe(generation)
+        self._drop_guesses(generation)
+
+    def _drop_guesses(self, generation: Generation) -> None:
+        """Takes back the cells of guesses that were not confirmed."""
+        if generation.guessed_count:
+            self._pool.truncate(generation.sequence_id, generation.computed_count)
+            generation.guessed_count = 0
+
+    def _sample(self, generation: Generation, output: int, guess: int | None) -> bool:
+        """Chooses the next token and does what it says; returns whether it is the one that was guessed."""
         logits = self._context.logits(output)
         token = generation.sampler.sample(logits)
+        was_right = token == guess
+        if was_right:
+            generation.speculation.confirm()
         if generation.first_token_at is None:
             generation.first_token_at = time.monotonic()
         if token in self._model.end_tokens:
             self._finish(generation, pb.FINISH_REASON_STOP)
-            return
+            return was_right
         logprob = None
         if generation.top_logprobs is not None:
             logprob = token_logprob(logits, token, top_count=generation.top_logprobs, piece=self._model.piece)
@@ -261,6 +321,7 @@ class Engine:
             self._finish(generation, pb.FINISH_REASON_STOP)
         elif generation.generated_count >= generation.max_tokens:
             self._finish(generation, pb.FINISH_REASON_LENGTH)
+        return was_right
 
     def _rewind_misnamed_call(self, generation: Generation) -> None:
         """Takes an answer back to where it began to call a tool that was not offered; nothing of it was sent yet."""
@@ -274,6 +335,7 @@ class Engine:
         kept_count, written = point
         generation.rewind(kept_count, self._model.piece)
         self._pool.truncate(generation.sequence_id, generation.computed_count)
+        generation.guessed_count = 0
         generation.sampler.constrain(generation.call_grammar, written)
         _log.info("misnamed_call_rewound", request_id=generation.request_id, token_count=len(generated) - kept_count)
 
@@ -281,12 +343,15 @@ class Engine:
         self._emit_deltas(generation, generation.answer.finish(ended_by_model=reason == pb.FINISH_REASON_STOP))
         if reason == pb.FINISH_REASON_STOP and generation.answer.has_tool_calls:
             reason = pb.FINISH_REASON_TOOL_CALLS
-        self._emit(generation, pb.GenerateResponse(finish=_finish_message(generation, reason)))
+        self._emit(generation, pb.GenerateResponse(finish=finish_message(generation, reason, now=time.monotonic())))
         self._end(generation)
 
     def _end(self, generation: Generation) -> None:
         """Frees what a request held; its KV state stays parked."""
         if generation.is_running:
+            self._drop_guesses(generation)
+            self._released_count += 1
+            self._speculator.release(generation)
             self._running.remove(generation)
             if generation.keeps_state:
                 computed = generation.tokens[: generation.computed_count]
@@ -332,41 +397,17 @@ class Engine:
             self._post(self._events)
             self._events = []
 
-    def _warm_up(self) -> None:
-        sequence_id = self._pool.open(None, now=0.0)
-        position = 0
-        for size in _WARMUP_SIZES:
-            with self._lock.held():
-                started = time.monotonic()
-                self._context.decode([Row(sequence_id, position, [0] * size, wants_logits=True)])
-                self._context.synchronise()
-                self._cost.observe(size, time.monotonic() - started)
-            position += size
-        self._pool.close(sequence_id)
+
+def _still_waits(generation: Generation) -> bool:
+    sibling = generation.sibling
+    if sibling and sibling.is_running and sibling.computed_count < generation.promised_count:
+        return True
+    generation.sibling = None
+    return False
 
 
 def _row(chunk: Chunk[Generation]) -> Row:
     generation = chunk.generation
     start = generation.computed_count
-    end = start + chunk.token_count
-    tokens = generation.tokens[start:end]
-    return Row(generation.sequence_id, start, tokens, wants_logits=end == len(generation.tokens))
-
-
-def _finish_message(generation: Generation, reason: "pb.FinishReason.ValueType") -> pb.Finish:
-    now = time.monotonic()
-    started = generation.started_at if generation.started_at is not None else now
-    first = generation.first_token_at if generation.first_token_at is not None else now
-    return pb.Finish(
-        reason=reason,
-        usage=pb.Usage(
-            prompt_token_count=generation.prompt_token_count,
-            completion_token_count=generation.generated_count,
-            cached_token_count=generation.cached_count,
-            reasoning_token_count=generation.answer.reasoning_token_count,
-        ),
-        timings=pb.Timings(
-            queue_seconds=started - generation.arrived_at, prefill_seconds=first - started, decode_seconds=now - first
-        ),
-        stop_sequence=generation.answer.stop_sequence,
-    )
+    tokens = [*generation.tokens[start : start + chunk.known_count], *chunk.draft]
+    return Row(generation.sequence_id, start, tokens, chunk.output_count)

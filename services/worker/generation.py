@@ -7,6 +7,7 @@ from typing import Final
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.answer import Answer
 from services.worker.sampling import Sampler
+from services.worker.speculation import NO_SPECULATION, Speculation, SpeculationOptions
 
 NO_SEQUENCE: Final = -1
 Event = pb.GenerateResponse | Exception
@@ -33,21 +34,33 @@ class Generation:
     call_grammar: str = ""
     """What a call must look like from its opening on; empty lets it be anything."""
 
+    speculation_options: SpeculationOptions = NO_SPECULATION
+    """How its tokens may be guessed."""
+
     answer: Answer = field(init=False)
+    speculation: Speculation = field(init=False)
     sequence_id: int = NO_SEQUENCE
     computed_count: int = 0
+    guessed_count: int = 0
+    """Tokens in cells behind the computed ones that were guessed and not confirmed."""
     cached_count: int = 0
     started_at: float | None = None
     first_token_at: float | None = None
     is_cancelled: bool = False
     has_waited: bool = False
     """Whether it waits for a sibling's tokens."""
+    sibling: "Generation | None" = None
+    """Whose tokens it waits for, and how many of them it will share."""
+    promised_count: int = 0
+    blocked_at: int = -1
+    """How many requests had given up their cells when too few were free for this one."""
     last_progress: tuple[int, int] = field(default=(-1, -1))
 
     rewind_count: int = 0
 
     def __post_init__(self) -> None:
         self.answer = self.make_answer()
+        self.speculation = Speculation(self.speculation_options, self.tokens)
 
     @property
     def pending_count(self) -> int:
@@ -74,6 +87,7 @@ class Generation:
         del self.tokens[self.prompt_token_count + kept_count :]
         self.computed_count = min(self.computed_count, len(self.tokens) - 1)
         self.rewind_count += 1
+        self.speculation.forget()
         self.answer = self.make_answer()
         for token in self.tokens[self.prompt_token_count :]:
             self.answer.feed(token, piece(token))

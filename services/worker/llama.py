@@ -12,6 +12,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from services.worker.cost import StepShape
 from services.worker.settings import CacheType
 
 _log = logging.getLogger(__name__)
@@ -48,12 +49,17 @@ class NoFreeCell(DecodeFailed):
 
 @dataclass(frozen=True)
 class Row:
-    """Consecutive tokens of one sequence in a batch; `wants_logits` asks for the logits of the last one."""
+    """Consecutive tokens of one sequence in a batch; the logits of the last `output_count` of them are wanted."""
 
     sequence_id: int
     position: int
     tokens: Sequence[int]
-    wants_logits: bool
+    output_count: int
+
+    @property
+    def shape(self) -> StepShape:
+        """What it adds to a step."""
+        return StepShape.of_row(self.position, len(self.tokens), self.output_count)
 
 
 def initialise() -> None:
@@ -220,12 +226,12 @@ class LlamaContext:
 
     def __init__(
         self, model: LlamaModel, *, cells: int, sequences: int, batch_tokens: int, threads: int,
-        type_k: CacheType, type_v: CacheType,
+        type_k: CacheType, type_v: CacheType, draft_tokens: int = 0,
     ) -> None:  # fmt: skip
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.kv_unified = cells, sequences, True
         params.n_batch = params.n_ubatch = batch_tokens
-        params.n_outputs_max = sequences  # llama.cpp aborts with fewer
+        params.n_outputs_max = sequences + draft_tokens  # llama.cpp aborts with fewer
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.type_k, params.type_v = _GGML_TYPE[type_k], _GGML_TYPE[type_v]
@@ -243,8 +249,8 @@ class LlamaContext:
         """Frees the cache and buffers."""
         llama_cpp.llama_free(self.handle)
 
-    def decode(self, rows: Sequence[Row]) -> list[int]:
-        """Computes all rows in one call and returns the output index of each row that wants logits, in order."""
+    def decode(self, rows: Sequence[Row]) -> list[range]:
+        """Computes all rows in one call and returns the output indices of each."""
         outputs = self._batch.fill(rows)
         status = llama_cpp.llama_decode(self.handle, self._batch.struct)
         if status == 1:
@@ -297,7 +303,7 @@ class _Batch:
             _pointer(self._wants_logits, ctypes.c_int8),
         )
 
-    def fill(self, rows: Sequence[Row]) -> list[int]:
+    def fill(self, rows: Sequence[Row]) -> list[range]:
         outputs = []
         end = 0
         for row in rows:
@@ -306,9 +312,8 @@ class _Batch:
             self._positions[start:end] = np.arange(row.position, row.position + len(row.tokens))
             self._sequence_ids[start:end] = row.sequence_id
             self._wants_logits[start:end] = 0
-            if row.wants_logits:
-                self._wants_logits[end - 1] = 1
-                outputs.append(end - 1)
+            self._wants_logits[end - row.output_count : end] = 1
+            outputs.append(range(end - row.output_count, end))
         self.struct.n_tokens = end
         return outputs
 

@@ -9,6 +9,9 @@ from services.worker.compute_lock import ComputeLock, FileComputeLock, NoCompute
 from services.worker.kv_pool import KvPool
 from services.worker.llama import LlamaContext, LlamaModel, LoadFailed, device_names, initialise
 from services.worker.settings import WorkerSettings
+from services.worker.speculation import MOST_PER_STEP
+from services.worker.speculation.draft_model import DraftModel
+from services.worker.speculation.loading import load_draft_model
 
 _SHARE_OF_FREE_MEMORY: Final = 0.4
 _GIB: Final = 1024**3
@@ -33,6 +36,7 @@ class Loaded:
     lock: ComputeLock
     size: KvSize
     threads: int
+    draft_model: DraftModel | None = None
 
 
 def load(settings: WorkerSettings) -> Loaded:
@@ -51,13 +55,17 @@ def load(settings: WorkerSettings) -> Loaded:
     sequences = settings.slots + settings.parked_sequences
     context = LlamaContext(
         model, cells=size.cells, sequences=sequences, batch_tokens=settings.batch_tokens, threads=threads,
-        type_k=settings.cache_type_k, type_v=settings.cache_type_v,
+        type_k=settings.cache_type_k, type_v=settings.cache_type_v, draft_tokens=MOST_PER_STEP,
     )  # fmt: skip
     pool = KvPool(
         context, cells=size.cells, sequences=sequences, parked_sequences=settings.parked_sequences,
         parked_cells=size.parked_cells, forks=model.forks_at_any_token,
     )  # fmt: skip
-    return Loaded(model, context, pool, _compute_lock(settings), size, threads)
+    lock = _compute_lock(settings)
+    return Loaded(
+        model, context, pool, lock, size, threads,
+        draft_model=load_draft_model(settings, model, lock, cells=size.cells, threads=threads),
+    )  # fmt: skip
 
 
 def kv_size(settings: WorkerSettings, *, trained_context: int, bytes_per_cell: int, free_bytes: int) -> KvSize:

@@ -1,14 +1,38 @@
 """Prometheus metrics of a worker, read from the engine when they are scraped."""
 
-from prometheus_client import Gauge
+from collections.abc import Iterator
+
+from prometheus_client import REGISTRY, Gauge
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from services.worker.engine import Engine
+from services.worker.speculation.request import SOURCES
 
 _RUNNING = Gauge("localcode_worker_running_requests", "Requests that hold a slot.", ["model"])
 _WAITING = Gauge("localcode_worker_waiting_requests", "Requests that wait for a slot.", ["model"])
 _USED_CELLS = Gauge("localcode_worker_used_kv_cells", "KV cells in use, parked ones included.", ["model"])
 _CELLS = Gauge("localcode_worker_kv_cells", "KV cells in all.", ["model"])
 _PREFILL_RATE = Gauge("localcode_worker_prefill_tokens_per_second", "Measured prefill rate.", ["model"])
+
+
+class GuessCollector(Collector):
+    """Counts guessed tokens by who guessed them."""
+
+    def __init__(self, engine: Engine, model: str) -> None:
+        self._engine, self._model = engine, model
+
+    def collect(self) -> Iterator[Metric]:
+        """Reads the engine."""
+        guesses = self._engine.guesses
+        for name, help_text, counts in (
+            ("drafted", "Tokens that were guessed ahead.", guesses.drafted),
+            ("accepted", "Guessed tokens that the model confirmed.", guesses.accepted),
+        ):
+            family = CounterMetricFamily(f"localcode_worker_{name}_tokens", help_text, labels=["model", "kind"])
+            for source in SOURCES:
+                family.add_metric([self._model, source], counts[source])
+            yield family
 
 
 def observe(engine: Engine, *, model: str) -> None:
@@ -18,3 +42,4 @@ def observe(engine: Engine, *, model: str) -> None:
     _USED_CELLS.labels(model).set_function(lambda: engine.load().used_cells)
     _CELLS.labels(model).set_function(lambda: engine.load().cell_count)
     _PREFILL_RATE.labels(model).set_function(lambda: engine.load().prefill_tokens_per_second)
+    REGISTRY.register(GuessCollector(engine, model))

@@ -1,10 +1,14 @@
 """Decides what a step computes and who gets a slot: pure functions over what the engine knows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
+from services.worker.cost import StepCost, StepShape, total
+
 SIBLING_MIN_TOKENS: Final = 64
+MIN_PREFILL_TOKENS: Final = 4
+"""What a prompt gets in a step even where the budget is spent, so that it comes to an end."""
 _BATCH_CLASS_PENALTY_SECONDS: Final = 120.0
 
 
@@ -14,6 +18,11 @@ class Work(Protocol):
     @property
     def pending_count(self) -> int:
         """Tokens that must be computed before the next one can be sampled; 1 while decoding."""
+        ...
+
+    @property
+    def computed_count(self) -> int:
+        """Tokens that were computed."""
         ...
 
     @property
@@ -37,28 +46,60 @@ WorkT = TypeVar("WorkT", bound=Work)
 
 @dataclass(frozen=True)
 class Chunk(Generic[WorkT]):
-    """The next tokens of a generation that a step computes."""
+    """The next tokens of a generation that a step computes: those that are known, then a draft of those to come."""
 
     generation: WorkT
-    token_count: int
+    known_count: int
+    draft: Sequence[int] = ()
+
+    @property
+    def token_count(self) -> int:
+        """Tokens to compute."""
+        return self.known_count + len(self.draft)
+
+    @property
+    def output_count(self) -> int:
+        """Tokens whose logits are needed: the last known one, if nothing is pending behind it, and the draft."""
+        return 1 + len(self.draft) if self.known_count == self.generation.pending_count else 0
+
+    @property
+    def shape(self) -> StepShape:
+        """What it adds to a step."""
+        return StepShape.of_row(self.generation.computed_count, self.token_count, self.output_count)
+
+
+@dataclass(frozen=True)
+class StepLimits:
+    """What one step may take."""
+
+    tokens: int
+    seconds: float
+    """Prompts get what is left of it beside the streams."""
 
 
 def plan_step(
-    running: Iterable[WorkT], *, now: float, batch_tokens: int, prefill_tokens: int, prefill_rate: float
-) -> list[Chunk[WorkT]]:
-    """Spends one step's tokens: decoding first, so that a long prompt never stalls an open stream.
-
-    `prefill_tokens` bounds what prompts get while somebody decodes.
-    """
-    works = list(running)
-    plan = [Chunk(work, 1) for work in works if work.is_decoding][:batch_tokens]
-    left = min(prefill_tokens, batch_tokens - len(plan))
-    for work in in_order((work for work in works if not work.is_decoding), now=now, prefill_rate=prefill_rate):
-        if left <= 0:
+    running: Iterable[WorkT], *, now: float, limits: StepLimits, cost: StepCost,
+    drafts: Mapping[WorkT, Sequence[int]] | None = None,
+) -> list[Chunk[WorkT]]:  # fmt: skip
+    """Spends one step: decoding first, so that a long prompt never stalls an open stream."""
+    works, drafts = list(running), drafts or {}
+    plan = [Chunk(work, 1, drafts.get(work, ())) for work in works if work.is_decoding][: limits.tokens]
+    prompts = [work for work in works if not work.is_decoding]
+    if not prompts:
+        return plan
+    shape = total(chunk.shape for chunk in plan)
+    at_least = MIN_PREFILL_TOKENS
+    for work in in_order(prompts, now=now, prefill_rate=cost.prefill_tokens_per_second):
+        most = min(work.pending_count, limits.tokens - shape.token_count)
+        count = cost.tokens_within(
+            limits.seconds, beside=shape, start=work.computed_count, at_least=at_least, at_most=most
+        )
+        if count <= 0:
             break
-        count = min(work.pending_count, left)
-        plan.append(Chunk(work, count))
-        left -= count
+        chunk = Chunk(work, count)
+        plan.append(chunk)
+        shape += chunk.shape
+        at_least = 0
     return plan
 
 

@@ -16,6 +16,8 @@ from services.worker.generation import Event, Generation
 from services.worker.llama import LlamaModel
 from services.worker.prompts import BATCH_CLASSES, Prepared, Preparer
 from services.worker.sampling import Sampler
+from services.worker.speculation import SpeculationOptions
+from services.worker.speculation.options import merge_options
 from services.worker.tool_calls import Format
 
 
@@ -40,10 +42,11 @@ class InferenceServicer(InferenceServiceServicer):
 
     def __init__(
         self, engine: Engine, model: LlamaModel, preparer: Preparer, description: pb.ModelDescription, *,
-        worker_id: str,
+        worker_id: str, speculation: SpeculationOptions, has_draft_model: bool,
     ) -> None:  # fmt: skip
         self._engine, self._model, self._preparer = engine, model, preparer
         self._description, self._worker_id = description, worker_id
+        self._speculation, self._has_draft_model = speculation, has_draft_model
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         """Streams one answer; leaving it, also cancelled, frees the slot."""
@@ -103,6 +106,7 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: pb.GenerateRequest, prepared: Prepared, events: asyncio.Queue[Event], arrived_at: float
     ) -> Generation:
         is_batch = request.context.request_class in BATCH_CLASSES
+        speculation = merge_options(request.speculation, self._speculation, has_draft_model=self._has_draft_model)
         generation = Generation(
             request_id=request.request_id,
             tokens=prepared.tokens,
@@ -115,6 +119,7 @@ class InferenceServicer(InferenceServiceServicer):
             is_batch=is_batch,
             keeps_state=not is_batch,
             call_grammar=prepared.call_grammar,
+            speculation_options=speculation,
             top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
         )
         self._resume(generation, request.resume_tokens)

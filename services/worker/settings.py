@@ -70,6 +70,17 @@ class WorkerSettings(ServiceSettings):
 
     prompt_layout: PromptLayout = "template"
     """Where system prompt, tools and environment stand (`prompt_layout.py`); the template's order is the default."""
+    speculation: Literal["auto", "none", "lookup", "draft"] = "auto"
+    """How tokens are guessed ahead, for requests that don't say: from earlier text (`lookup`), by the draft model, or
+    whichever pays."""
+    speculation_tokens: int = Field(default=16, ge=1, le=64)
+    """Most tokens guessed for one answer in one step."""
+    draft: str = ""
+    """A small model of the same vocabulary that guesses tokens: the name of a configured model, a name of the
+    catalogue, a path, or `hf:REPO/FILE`. Resolved by the command line."""
+    draft_path: Path | None = None
+    """The GGUF file of the draft model."""
+
     tool_grammar: bool = True
     """Whether a call that the model begins is held to the tools offered and their schemas."""
 

@@ -54,6 +54,15 @@ def test_a_model_that_is_no_table_is_an_error(tmp_path: Path) -> None:
         load_configuration(write(tmp_path, "[models]\nx = 1\n"))
 
 
+def test_a_draft_model_is_named_like_a_configured_model_or_a_source(tmp_path: Path) -> None:
+    text = (
+        '[models.coder]\nsource = "a"\ndraft = "small"\n[models.small]\nsource = "b"\n'
+        '[models.other]\nsource = "c"\ndraft = "hf:o/r/d.gguf"\n'
+    )
+    coder, small, other = load_configuration(write(tmp_path, text)).models
+    assert (coder.sources, small.sources, other.sources) == (("a", "b"), ("b",), ("c", "hf:o/r/d.gguf"))
+
+
 def test_a_variable_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration = load_configuration(write(tmp_path, '[router]\nlisten = "127.0.0.1:1"\n'))
     assert configuration.value("router", "listen") == "127.0.0.1:1"

@@ -52,6 +52,13 @@ def test_the_processes_find_each_other_by_sockets_in_the_runtime_directory(plan:
     assert (edge["LOCALCODE_EDGE_HOST"], edge["LOCALCODE_EDGE_PORT"]) == ("127.0.0.1", "4243")
 
 
+def test_a_worker_is_told_the_file_of_its_draft_model(plan: dict[str, dict[str, str]]) -> None:
+    coder = ModelEntry("coder", "llama", {"source": "/models/coder.gguf"}, draft="/models/small.gguf")
+    drafted = by_name(plan_services(configuration(), [coder], setting()))["model coder"]
+    assert drafted["LOCALCODE_WORKER_DRAFT_PATH"] == "/models/small.gguf"
+    assert "LOCALCODE_WORKER_DRAFT_PATH" not in plan["model coder"]
+
+
 def test_a_worker_is_told_its_name_file_and_lock(plan: dict[str, dict[str, str]]) -> None:
     worker = plan["model coder"]
     assert worker["LOCALCODE_WORKER_NAME"] == "coder"

@@ -112,9 +112,19 @@ def test_usage_has_all_four_counts_and_timings() -> None:
         "completion_tokens": 3,
         "total_tokens": 13,
         "prompt_tokens_details": {"cached_tokens": 8},
-        "completion_tokens_details": {"reasoning_tokens": 2},
+        "completion_tokens_details": {
+            "reasoning_tokens": 2,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
     assert (chunk["timings"]["prompt_n"], chunk["timings"]["prompt_per_second"]) == (2, 4.0)
+
+
+def test_usage_says_how_many_guesses_were_right() -> None:
+    counts = {"accepted_draft_token_count": 7, "rejected_draft_token_count": 2}
+    details = answer_to(admitted(), finish(**counts)).usage()["completion_tokens_details"]
+    assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (7, 2)
 
 
 def test_choices_share_one_prompt() -> None:

@@ -169,6 +169,21 @@ def test_response_formats_arrive(fields: dict[str, Any], expected: pb.ResponseFo
     assert translate(**fields).response_format == expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"kind": "lookup", "max_tokens": 4}, pb.Speculation(kind=pb.SPECULATION_KIND_LOOKUP, max_tokens=4)),
+        ({"kind": "none"}, pb.Speculation(kind=pb.SPECULATION_KIND_NONE)),
+        ({"kind": "draft"}, pb.Speculation(kind=pb.SPECULATION_KIND_DRAFT)),
+        ({"kind": "auto"}, pb.Speculation(kind=pb.SPECULATION_KIND_AUTO)),
+        ({"max_tokens": 2}, pb.Speculation(max_tokens=2)),
+    ],
+)
+def test_how_to_guess_arrives(fields: dict[str, Any], expected: pb.Speculation) -> None:
+    assert translate(speculative=fields).speculation == expected
+    assert not translate().HasField("speculation")
+
+
 def test_text_is_no_format() -> None:
     assert not translate(response_format={"type": "text"}).HasField("response_format")
 

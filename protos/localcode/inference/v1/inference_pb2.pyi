@@ -19,6 +19,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _SpeculationKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpeculationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpeculationKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPECULATION_KIND_UNSPECIFIED: _SpeculationKind.ValueType  # 0
+    """As configured."""
+    SPECULATION_KIND_AUTO: _SpeculationKind.ValueType  # 1
+    """Whatever pays, or nothing."""
+    SPECULATION_KIND_NONE: _SpeculationKind.ValueType  # 2
+    """Nothing is guessed."""
+    SPECULATION_KIND_LOOKUP: _SpeculationKind.ValueType  # 3
+    """What followed the same words earlier in the prompt or the answer."""
+    SPECULATION_KIND_DRAFT: _SpeculationKind.ValueType  # 4
+    """A smaller model."""
+
+class SpeculationKind(_SpeculationKind, metaclass=_SpeculationKindEnumTypeWrapper):
+    """Where guesses come from."""
+
+SPECULATION_KIND_UNSPECIFIED: SpeculationKind.ValueType  # 0
+"""As configured."""
+SPECULATION_KIND_AUTO: SpeculationKind.ValueType  # 1
+"""Whatever pays, or nothing."""
+SPECULATION_KIND_NONE: SpeculationKind.ValueType  # 2
+"""Nothing is guessed."""
+SPECULATION_KIND_LOOKUP: SpeculationKind.ValueType  # 3
+"""What followed the same words earlier in the prompt or the answer."""
+SPECULATION_KIND_DRAFT: SpeculationKind.ValueType  # 4
+"""A smaller model."""
+Global___SpeculationKind: _TypeAlias = SpeculationKind  # noqa: Y015
+
 class _RequestClass:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -252,6 +284,7 @@ class GenerateRequest(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     RESUME_TOKENS_FIELD_NUMBER: _builtins.int
+    SPECULATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Name of the request in logs of all services; made by the edge."""
     model: _builtins.str
@@ -286,6 +319,10 @@ class GenerateRequest(_message.Message):
     def resume_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens of this answer that were already delivered: the generation continues behind them and does not repeat them."""
 
+    @_builtins.property
+    def speculation(self) -> Global___Speculation:
+        """How tokens may be guessed ahead; unset takes the model's configured defaults. It changes speed, never the answer."""
+
     def __init__(
         self,
         *,
@@ -300,10 +337,11 @@ class GenerateRequest(_message.Message):
         top_logprobs: _builtins.int | None = ...,
         context: Global___RequestContext | None = ...,
         resume_tokens: _abc.Iterable[_builtins.int] | None = ...,
+        speculation: Global___Speculation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_top_logprobs", b"_top_logprobs", "chat", b"chat", "context", b"context", "max_tokens", b"max_tokens", "prompt", b"prompt", "response_format", b"response_format", "sampling", b"sampling", "text", b"text", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_top_logprobs", b"_top_logprobs", "chat", b"chat", "context", b"context", "max_tokens", b"max_tokens", "prompt", b"prompt", "response_format", b"response_format", "sampling", b"sampling", "speculation", b"speculation", "text", b"text", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_top_logprobs", b"_top_logprobs", "chat", b"chat", "context", b"context", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "request_id", b"request_id", "response_format", b"response_format", "resume_tokens", b"resume_tokens", "sampling", b"sampling", "stop", b"stop", "text", b"text", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_top_logprobs", b"_top_logprobs", "chat", b"chat", "context", b"context", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "request_id", b"request_id", "response_format", b"response_format", "resume_tokens", b"resume_tokens", "sampling", b"sampling", "speculation", b"speculation", "stop", b"stop", "text", b"text", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -319,6 +357,34 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class Speculation(_message.Message):
+    """How the next tokens may be guessed, so that one step can confirm several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    kind: Global___SpeculationKind.ValueType
+    """Where guesses come from."""
+    max_tokens: _builtins.int
+    """Most tokens guessed in one step (at least 1); unset means as configured, which a higher number does not exceed."""
+    def __init__(
+        self,
+        *,
+        kind: Global___SpeculationKind.ValueType = ...,
+        max_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "max_tokens", b"max_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "kind", b"kind", "max_tokens", b"max_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+
+Global___Speculation: _TypeAlias = Speculation  # noqa: Y015
 
 @_typing.final
 class RequestContext(_message.Message):
@@ -1047,6 +1113,8 @@ class Usage(_message.Message):
     COMPLETION_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     CACHED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     REASONING_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_DRAFT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    REJECTED_DRAFT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     prompt_token_count: _builtins.int
     """Tokens in the prompt."""
     completion_token_count: _builtins.int
@@ -1055,6 +1123,10 @@ class Usage(_message.Message):
     """Prompt tokens whose KV state was already there."""
     reasoning_token_count: _builtins.int
     """Generated tokens that were reasoning."""
+    accepted_draft_token_count: _builtins.int
+    """Guessed tokens that the model confirmed; part of the generated ones."""
+    rejected_draft_token_count: _builtins.int
+    """Guessed tokens that it did not confirm; not part of the answer."""
     def __init__(
         self,
         *,
@@ -1062,10 +1134,12 @@ class Usage(_message.Message):
         completion_token_count: _builtins.int = ...,
         cached_token_count: _builtins.int = ...,
         reasoning_token_count: _builtins.int = ...,
+        accepted_draft_token_count: _builtins.int = ...,
+        rejected_draft_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_token_count", b"cached_token_count", "completion_token_count", b"completion_token_count", "prompt_token_count", b"prompt_token_count", "reasoning_token_count", b"reasoning_token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_token_count", b"accepted_draft_token_count", "cached_token_count", b"cached_token_count", "completion_token_count", b"completion_token_count", "prompt_token_count", b"prompt_token_count", "reasoning_token_count", b"reasoning_token_count", "rejected_draft_token_count", b"rejected_draft_token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,10 +43,11 @@ class FakeContext:
         self.prefilled_count = 0
         self.fail_next = False
         self.gate: threading.Event | None = None
+        self.next_token = next_token
         self._cells, self._seconds = cells, seconds_per_step
         self._outputs: dict[int, NDArray[np.float32]] = {}
 
-    def decode(self, rows: Sequence[Row]) -> list[int]:
+    def decode(self, rows: Sequence[Row]) -> list[range]:
         if self.gate is not None:
             self.gate.wait(5)
         if self.fail_next:
@@ -55,18 +56,25 @@ class FakeContext:
         time.sleep(self._seconds)
         self.steps.append([(row.sequence_id, len(row.tokens)) for row in rows])
         self._outputs = {}
+        outputs = []
         for row in rows:
             tokens = self.sequences.setdefault(row.sequence_id, [])
             assert row.position == len(tokens), "positions must follow each other"
-            tokens.extend(row.tokens)
+            first = len(self._outputs)
+            for index, token in enumerate(row.tokens):
+                tokens.append(token)
+                if index >= len(row.tokens) - row.output_count:
+                    self._outputs[len(self._outputs)] = self.logits_after(tokens)
+            outputs.append(range(first, len(self._outputs)))
             self.prefilled_count += len(row.tokens)
-            if row.wants_logits:
-                logits = np.zeros(VOCABULARY, np.float32)
-                logits[next_token(tokens)] = 1.0
-                self._outputs[len(self._outputs)] = logits
         if self.distinct_cells() > self._cells:
             raise NoFreeCell
-        return list(self._outputs)
+        return outputs
+
+    def logits_after(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        logits = np.zeros(VOCABULARY, np.float32)
+        logits[self.next_token(tokens)] = 1.0
+        return logits
 
     def distinct_cells(self) -> int:
         return len({tuple(tokens[: i + 1]) for tokens in self.sequences.values() for i in range(len(tokens))})
@@ -81,7 +89,10 @@ class FakeContext:
         self.sequences[target_id] = self.sequences[source_id][:length]
 
     def remove(self, sequence_id: int, start: int = 0) -> bool:
-        self.sequences.pop(sequence_id, None)
+        if start == 0:
+            self.sequences.pop(sequence_id, None)
+        else:
+            del self.sequences[sequence_id][start:]
         return True
 
     def clear(self) -> None:

@@ -14,6 +14,7 @@ from services.worker.compute_lock import NoComputeLock
 from services.worker.engine import Engine, EngineLimits
 from services.worker.generation import Event, Generation
 from services.worker.kv_pool import KvPool
+from services.worker.speculation.draft_model import DraftModel
 from tests.unit.services.worker.fake_llama import FakeContext, FakeModel, FakeSampler, expected
 
 
@@ -61,14 +62,20 @@ def deliver(events: list[tuple[Generation, Event]]) -> None:
 
 @contextmanager
 def running_engine(
-    context: FakeContext | None = None, *, slots: int = 4, cells: int = 10_000, queue_size: int = 100, parked: int = 8
+    context: FakeContext | None = None,
+    *,
+    slots: int = 4,
+    cells: int = 10_000,
+    queue_size: int = 100,
+    parked: int = 8,
+    draft: DraftModel | None = None,
 ) -> Iterator[tuple[Engine, FakeContext, KvPool]]:
     context = context or FakeContext(cells=cells)
     pool = KvPool(
         context, cells=cells, sequences=slots + parked, parked_sequences=parked, parked_cells=cells, forks=True
     )
     limits = EngineLimits(slots=slots, queue_size=queue_size, batch_tokens=64, step_budget_seconds=0.25)
-    engine = Engine(cast("Any", FakeModel()), cast("Any", context), pool, NoComputeLock(), limits, deliver)
+    engine = Engine(cast("Any", FakeModel()), cast("Any", context), pool, NoComputeLock(), limits, deliver, draft)
     engine.start()
     context.steps.clear()
     context.prefilled_count = 0
@@ -123,6 +130,25 @@ def test_siblings_prefill_their_common_beginning_once() -> None:
             request.wait()
     assert [request.generated for request in pair] == [expected(request.prompt, 3) for request in pair]
     assert context.prefilled_count <= len(common) + 2 + 2 * 3
+
+
+def test_requests_that_wait_are_not_compared_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    best_match = KvPool.best_match
+    monkeypatch.setattr(KvPool, "best_match", lambda *args: (compared.append(1), best_match(*args))[1])
+    with running_engine(FakeContext(seconds_per_step=0.001), cells=1000) as (engine, context, _):
+        common = list(range(1, 121)) * 5
+        requests = [Request([*common, n], max_tokens=3) for n in (7, 8)]
+        requests.append(Request([9] * 700, max_tokens=1))  # no cells for it beside the others
+        for request in requests:
+            engine.submit(request.generation)
+        for request in requests:
+            request.wait()
+    assert [request.generated for request in requests] == [
+        expected(request.prompt, request.generation.max_tokens) for request in requests
+    ]
+    assert len(context.steps) > 15
+    assert len(compared) <= 8
 
 
 def test_cancelling_frees_the_slot_and_keeps_the_prefilled_part() -> None:

@@ -3,21 +3,52 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worker.scheduler import in_order, plan_step, shared_length, waits_for_sibling
+from services.worker.cost import StepCost, StepShape, total
+from services.worker.scheduler import (
+    MIN_PREFILL_TOKENS,
+    Chunk,
+    StepLimits,
+    in_order,
+    plan_step,
+    shared_length,
+    waits_for_sibling,
+)
+
+SECONDS_PER_TOKEN = 0.005
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeWork:
     name: str
     pending_count: int
     is_decoding: bool = False
     is_batch: bool = False
     arrived_at: float = 0.0
+    computed_count: int = 0
 
 
-def plan(*works: FakeWork, batch_tokens: int = 512, prefill_tokens: int = 512) -> list[tuple[str, int]]:
-    chunks = plan_step(works, now=0.0, batch_tokens=batch_tokens, prefill_tokens=prefill_tokens, prefill_rate=100.0)
-    return [(chunk.generation.name, chunk.token_count) for chunk in chunks]
+def cost() -> StepCost:
+    """Of a machine on which each token takes 5 ms, and twice that behind 5,000 others."""
+    cost = StepCost()
+    for _ in range(50):
+        for start in (0, 2000, 5000):
+            for size in (1, 2, 16, 64, 512):
+                shape = StepShape.of_row(start, size, 1)
+                cost.observe(shape, SECONDS_PER_TOKEN * (size + shape.pair_count / 5000))
+    return cost
+
+
+COST = cost()
+
+
+def chunks(
+    *works: FakeWork, tokens: int = 512, seconds: float = 60.0, drafts: dict[FakeWork, list[int]] | None = None
+) -> list[Chunk[FakeWork]]:
+    return plan_step(works, now=0.0, limits=StepLimits(tokens, seconds), cost=COST, drafts=drafts)
+
+
+def plan(*works: FakeWork, tokens: int = 512, seconds: float = 60.0) -> list[tuple[str, int]]:
+    return [(chunk.generation.name, chunk.token_count) for chunk in chunks(*works, tokens=tokens, seconds=seconds)]
 
 
 def test_all_streams_decode_in_one_step() -> None:
@@ -26,14 +57,51 @@ def test_all_streams_decode_in_one_step() -> None:
 
 
 def test_a_long_prompt_never_keeps_a_stream_from_decoding() -> None:
-    assert plan(FakeWork("long", 7000), FakeWork("stream", 1, is_decoding=True), prefill_tokens=40) == [
-        ("stream", 1),
-        ("long", 40),
-    ]
+    (first, one), (second, prefilled) = plan(
+        FakeWork("long", 7000), FakeWork("stream", 1, is_decoding=True), seconds=0.25
+    )
+    assert (first, one, second) == ("stream", 1, "long")
+    assert 40 <= prefilled <= 52
+
+
+def test_the_deeper_a_prompt_is_computed_the_smaller_are_its_chunks() -> None:
+    stream = FakeWork("stream", 1, is_decoding=True)
+    shallow, deep = (
+        plan(stream, FakeWork("long", 7000, computed_count=count), seconds=0.25)[1][1] for count in (0, 5000)
+    )
+    assert 0.4 * shallow < deep < 0.6 * shallow
+
+
+def test_a_step_costs_no_more_than_its_budget_however_many_streams_and_prompts_there_are() -> None:
+    streams = [FakeWork(f"s{n}", 1, is_decoding=True, computed_count=1000) for n in range(8)]
+    prompts = [FakeWork(f"p{n}", 12, computed_count=3000) for n in range(3)]
+    planned = chunks(*streams, *prompts, seconds=0.25)
+    assert len(planned) > len(streams) + 1
+    seconds = COST.expected_seconds(total(chunk.shape for chunk in planned))
+    assert seconds is not None
+    assert 0.2 < seconds <= 0.25
+
+
+def test_a_prompt_comes_to_an_end_where_streams_alone_take_all_the_time() -> None:
+    streams = [FakeWork(f"s{n}", 1, is_decoding=True) for n in range(8)]
+    assert plan(*streams, FakeWork("a", 100), FakeWork("b", 100), seconds=0.01)[8:] == [("a", MIN_PREFILL_TOKENS)]
+
+
+def test_a_draft_is_computed_behind_the_known_token_and_leaves_less_to_prompts() -> None:
+    stream, prompt = FakeWork("stream", 1, is_decoding=True, computed_count=10), FakeWork("prompt", 500)
+    drafted = chunks(stream, prompt, seconds=0.25, drafts={stream: [7, 8, 9]})
+    plain = chunks(stream, prompt, seconds=0.25)
+    assert (drafted[0].known_count, drafted[0].token_count, drafted[0].output_count) == (1, 4, 4)
+    assert drafted[0].shape == StepShape(4, 4, 11 + 12 + 13 + 14)
+    assert drafted[1].token_count < plain[1].token_count
+
+
+def test_only_the_end_of_a_prompt_has_an_output() -> None:
+    assert [chunk.output_count for chunk in chunks(FakeWork("short", 12), FakeWork("long", 7000))] == [1, 0]
 
 
 def test_a_prompt_is_cut_to_the_batch() -> None:
-    assert plan(FakeWork("long", 7000), batch_tokens=512) == [("long", 512)]
+    assert plan(FakeWork("long", 7000), tokens=512) == [("long", 512)]
 
 
 def test_a_short_prompt_goes_before_a_long_one_and_both_share_the_step() -> None:

@@ -1,0 +1,25 @@
+"""The last event of an answer."""
+
+from localcode.inference.v1 import inference_pb2 as pb
+from services.worker.generation import Generation
+
+
+def finish_message(generation: Generation, reason: "pb.FinishReason.ValueType", *, now: float) -> pb.Finish:
+    """Sums up what it took in tokens and time."""
+    started = generation.started_at if generation.started_at is not None else now
+    first = generation.first_token_at if generation.first_token_at is not None else now
+    return pb.Finish(
+        reason=reason,
+        usage=pb.Usage(
+            prompt_token_count=generation.prompt_token_count,
+            completion_token_count=generation.generated_count,
+            cached_token_count=generation.cached_count,
+            reasoning_token_count=generation.answer.reasoning_token_count,
+            accepted_draft_token_count=generation.speculation.accepted_count,
+            rejected_draft_token_count=generation.speculation.rejected_count,
+        ),
+        timings=pb.Timings(
+            queue_seconds=started - generation.arrived_at, prefill_seconds=first - started, decode_seconds=now - first
+        ),
+        stop_sequence=generation.answer.stop_sequence,
+    )
