@@ -128,10 +128,18 @@ class Engine:
         outputs = self._decode(plan)
         for chunk in plan:
             self._advance(chunk, outputs)
+        self._pool.housekeeping(
+            is_busy=bool(self._running), is_streaming=self._is_streaming,
+            prefill_rate=self._cost.prefill_tokens_per_second,
+        )  # fmt: skip
+
+    @property
+    def _is_streaming(self) -> bool:
+        return any(one.is_decoding for one in self._running)
 
     def _take_requests(self) -> bool:
         """Takes what has arrived, waiting if there is nothing else to do; False means stop."""
-        must_wait = not self._running and not self._waiting
+        must_wait = not self._running and not self._waiting and not self._pool.is_untidy
         while must_wait or not self._inbox.empty():
             generation = self._inbox.get()
             if generation is None:
@@ -156,20 +164,26 @@ class Engine:
 
     def _try_start(self, generation: Generation, now: float) -> bool:
         """Starts a request unless cells are missing (False); a sibling is left waiting (True)."""
-        computed = [(one.sequence_id, one.tokens[: one.computed_count]) for one in self._running]
-        match = self._pool.best_match(generation.tokens, computed)
-        reusable = match.length if match else 0
+        key = generation.cache_key = generation.cache_key or self._pool.key(generation.tokens)
+        computed = [(one.sequence_id, one.tokens, one.computed_count) for one in self._running]
+        match = self._pool.best_match(key, computed)
         promised = max((self._promised_count(generation, one) for one in self._running), default=0)
-        generation.has_waited = waits_for_sibling(reusable, promised, has_waited=generation.has_waited)
+        known_count = self._pool.stored_length(key, match)
+        generation.has_waited = waits_for_sibling(known_count, promised, has_waited=generation.has_waited)
         if generation.has_waited:
             return True
-        needed = len(generation.tokens) - reusable + 1
-        if self._running and self._pool.available_cells < needed:
+        needed = len(generation.tokens) - (match.length if match else 0) + 1
+        if self._running and self._pool.room_beside(match) < needed:
             return False
+        if self._pool.fetch(key, match, now=now, is_streaming=self._is_streaming):
+            return True
+        match = self._pool.best_match(key, computed)
+        sources = self._pool.sources(match)
         generation.sequence_id = self._pool.open(match, now=now)
-        generation.computed_count = reusable
+        generation.computed_count = match.length if match else 0
+        generation.cache_key = None
         if generation.started_at is None:
-            generation.started_at, generation.cached_count = now, min(reusable, generation.prompt_token_count)
+            generation.started_at, generation.cached = now, sources
         self._waiting.remove(generation)
         self._running.append(generation)
         return True
@@ -202,7 +216,7 @@ class Engine:
     def _preempt(self, generation: Generation) -> None:
         """Takes the slot of a request, which continues later; its stream only pauses."""
         _log.info("request_preempted", request_id=generation.request_id)
-        self._pool.close(generation.sequence_id)
+        self._pool.park(generation.sequence_id, generation.tokens[: generation.computed_count], now=time.monotonic())
         generation.sequence_id, generation.computed_count = NO_SEQUENCE, 0
         self._running.remove(generation)
         self._waiting.append(generation)
@@ -362,7 +376,12 @@ def _finish_message(generation: Generation, reason: "pb.FinishReason.ValueType")
         usage=pb.Usage(
             prompt_token_count=generation.prompt_token_count,
             completion_token_count=generation.generated_count,
-            cached_token_count=generation.cached_count,
+            cached_token_count=min(generation.cached.count, generation.prompt_token_count),
+            cached_from=pb.CacheSources(
+                parked_token_count=generation.cached.parked,
+                running_token_count=generation.cached.running,
+                ram_token_count=generation.cached.ram,
+            ),
             reasoning_token_count=generation.answer.reasoning_token_count,
         ),
         timings=pb.Timings(

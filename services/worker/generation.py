@@ -6,6 +6,8 @@ from typing import Final
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.answer import Answer
+from services.worker.blocks import HashedTokens
+from services.worker.parking import CacheSources
 from services.worker.sampling import Sampler
 
 NO_SEQUENCE: Final = -1
@@ -36,7 +38,10 @@ class Generation:
     answer: Answer = field(init=False)
     sequence_id: int = NO_SEQUENCE
     computed_count: int = 0
-    cached_count: int = 0
+    cache_key: HashedTokens | None = None
+    """Its tokens, prepared for looking up KV state while it waits."""
+    cached: CacheSources = field(default_factory=CacheSources)
+    """Tokens whose KV state was there when it started."""
     started_at: float | None = None
     first_token_at: float | None = None
     is_cancelled: bool = False

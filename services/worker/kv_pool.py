@@ -1,41 +1,76 @@
-"""The KV cache as the engine sees it: sequences that run, sequences that are parked, and the cells they share."""
+"""The KV cache as the engine sees it: sequences that run, sequences that are parked, and the cells they share.
 
+Below the cells may lie a store of blocks. Parked state moves there when it would slow the steps of others or when cells
+run out, and comes back when a prompt continues it.
+"""
+
+import time
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Final, Protocol
 
+import structlog
+
+from services.worker.block_mover import BlockMover, StateMemory
+from services.worker.blocks import BLOCK_TOKENS, BlockStore, HashedTokens, StoredPiece, as_tokens, stored_pieces
 from services.worker.cells import CellLedger
-from services.worker.parking import Match, Parked, least_valuable, longest_match, made_redundant
+from services.worker.kv_state import StateLost
+from services.worker.parking import CacheSources, Match, Parked, least_valuable, sources
+from services.worker.radix import RadixTree
+
+_log = structlog.get_logger(__name__)
+_MOVE_SECONDS: Final = 0.02  # how long blocks are moved at a stretch while no answer is being decoded
+_HURRY_SECONDS: Final = 0.1  # how long a step may wait for a conversation to be saved that must go at once
 
 
-class KvMemory(Protocol):
-    """llama.cpp's side of the cache (`LlamaContext`)."""
+class KvMemory(StateMemory, Protocol):
+    """llama.cpp's side of the cache (`KvState`)."""
 
     def fork(self, source_id: int, target_id: int, length: int) -> None:
         """Lets a sequence share the first cells of another one."""
+        ...
+
+    def extended(self, sequence_id: int, start: int, end: int) -> None:
+        """Takes note of cells that were added to a sequence."""
         ...
 
     def remove(self, sequence_id: int, start: int = 0) -> bool:
         """Drops a sequence from a position on."""
         ...
 
-    def clear(self) -> None:
-        """Drops all sequences."""
+    def holds(self, sequence_id: int, length: int) -> bool:
+        """Whether the first positions of a sequence are all there."""
         ...
+
+
+@dataclass
+class _Fetch:
+    """Blocks on their way back into cells for a request that waits."""
+
+    wanted: HashedTokens
+    sequence_id: int
+    age: int = 0
+    """Steps since the request last asked for it."""
 
 
 class KvPool:
     """Hands out sequence ids and cells, and keeps finished conversations while there is room."""
 
     def __init__(
-        self, memory: KvMemory, *, cells: int, sequences: int, parked_sequences: int, parked_cells: int, forks: bool
-    ) -> None:
+        self, memory: KvMemory, *, cells: int, sequences: int, parked_sequences: int, parked_cells: int, forks: bool,
+        store: BlockStore | None = None, fingerprint: bytes = b"",
+    ) -> None:  # fmt: skip
+        self.forks = forks and parked_sequences > 0
         self._memory = memory
+        self._mover = BlockMover(memory, store) if store is not None and self.forks else None
+        self._fingerprint = fingerprint
         self._ledger = CellLedger(cells)
+        self._tree = RadixTree()
         self._free_ids = list(range(sequences - 1, -1, -1))
         self._parked: dict[int, Parked] = {}
-        self._max_parked = parked_sequences if forks else 0
         self._max_parked_cells = parked_cells
-        self.forks = forks
+        self._fetching: _Fetch | None = None
+        self._prefill_rate = 0.0
 
     @property
     def used_cells(self) -> int:
@@ -48,29 +83,85 @@ class KvPool:
         return self._ledger.cell_count
 
     @property
-    def available_cells(self) -> int:
-        """Cells that are free, or would be if all parked sequences were dropped."""
-        return self._ledger.free_count + self._ledger.exclusive_count(set(self._parked))
-
-    @property
     def parked_count(self) -> int:
         """Parked sequences."""
         return len(self._parked)
 
-    def best_match(self, tokens: Sequence[int], running: Iterable[tuple[int, Sequence[int]]]) -> Match | None:
-        """Finds the sequence, parked or running, that a prompt can share most with."""
+    @property
+    def is_untidy(self) -> bool:
+        """Whether parked state is left that the store has not been given."""
+        return self._mover is not None and self._next_unsaved() is not None
+
+    def lengths(self) -> dict[int, int]:
+        """Tokens in cells, by sequence."""
+        return self._ledger.lengths()
+
+    def room_beside(self, match: Match | None) -> int:
+        """Cells that are free, or would be if all that is parked were given up but what a match shares."""
+        kept = {match.sequence_id} if match else set()
+        return self._ledger.free_count + self._ledger.exclusive_count(set(self._parked) - kept)
+
+    def key(self, ids: Sequence[int]) -> HashedTokens:
+        """Prepares tokens for `best_match` and `fetch`."""
+        return HashedTokens(ids, self._fingerprint)
+
+    def best_match(self, wanted: HashedTokens, running: Iterable[tuple[int, Sequence[int], int]]) -> Match | None:
+        """Finds the sequence, parked or running, that a prompt can share most with; its last token is left to compute.
+
+        `running` lists id, tokens, and how many of them are computed.
+        """
         if not self.forks:
             return None
-        parked = ((item.sequence_id, item.tokens) for item in self._parked.values())
-        return longest_match(tokens, [*parked, *running])
+        for sequence_id, ids, computed_count in running:
+            known_count = self._tree.length(sequence_id)
+            if known_count < computed_count:
+                self._tree.append(sequence_id, as_tokens(ids[known_count:computed_count]))
+        while found := self._tree.longest_match(wanted.tokens[:-1]):
+            match = Match(*found)
+            if self._memory.holds(match.sequence_id, match.length):
+                return match
+            if match.sequence_id not in self._parked:
+                return None
+            self._drop(self._parked[match.sequence_id])
+        return None
+
+    def stored_length(self, wanted: HashedTokens, match: Match | None) -> int:
+        """Says how many tokens of a prompt cells and store hold together."""
+        pieces = self._pieces(wanted, match)
+        return pieces[-1].end if pieces else match.length if match else 0
+
+    def fetch(self, wanted: HashedTokens, match: Match | None, *, now: float, is_streaming: bool) -> bool:
+        """Brings blocks from the store that continue a prompt behind a match; True if the caller must come again.
+
+        While answers are being decoded it moves one block a call. Afterwards `best_match` finds more.
+        """
+        pieces = self._pieces(wanted, match)
+        if not pieces:
+            return False
+        if self._fetching and self._fetching.wanted is not wanted:
+            return True
+        sequence_id = self._fetch_target(wanted, match, now)
+        self._fetching = _Fetch(wanted, sequence_id)
+        deadline = time.monotonic() + _MOVE_SECONDS
+        for number, piece in enumerate(pieces):
+            if number and (is_streaming or time.monotonic() > deadline):
+                return True
+            if not self._fetch_piece(sequence_id, wanted, piece):
+                break
+        self._fetching = None
+        return False
+
+    def sources(self, match: Match | None) -> CacheSources:
+        """Says where the tokens of a match come from."""
+        return sources(match, self._parked.get(match.sequence_id)) if match else CacheSources()
 
     def open(self, match: Match | None, *, now: float) -> int:
         """Starts a sequence, sharing the matched beginning of another, and returns its id."""
         if match and (source := self._parked.get(match.sequence_id)):
-            self._parked[match.sequence_id] = Parked(source.sequence_id, source.tokens, now)
+            source.last_used_at, source.fetched_from = now, None
+            source.use_count += 1
         if not self._free_ids:
-            keep = match.sequence_id if match else None
-            self._drop_least_valuable(except_id=keep)
+            self._evict(except_id=match.sequence_id if match else None)
         sequence_id = self._free_ids.pop()
         if match:
             self._memory.fork(match.sequence_id, sequence_id, match.length)
@@ -78,54 +169,182 @@ class KvPool:
         return sequence_id
 
     def extend(self, sequence_id: int, count: int) -> None:
-        """Takes cells for the next tokens of a sequence; `make_room` must have found them."""
+        """Takes cells for tokens that were computed; `make_room` must have found them."""
+        length = self._ledger.length(sequence_id)
         self._ledger.extend(sequence_id, count)
+        self._memory.extended(sequence_id, length, length + count)
 
     def truncate(self, sequence_id: int, length: int) -> None:
-        """Drops a running sequence's tokens behind a length."""
+        """Drops a sequence's tokens behind a length."""
         self._memory.remove(sequence_id, length)
         self._ledger.truncate(sequence_id, length)
+        self._tree.truncate(sequence_id, length)
 
-    def make_room(self, count: int) -> bool:
-        """Drops parked sequences, least valuable first, until so many cells are free."""
+    def make_room(self, count: int, *, except_id: int | None = None) -> bool:
+        """Moves parked blocks to the store, or drops them, until so many cells are free."""
         while self._ledger.free_count < count:
-            if not self._drop_least_valuable():
+            victim = self._victim(except_id)
+            if victim is None:
                 return False
+            self._shrink(victim)
         return True
 
-    def park(self, sequence_id: int, tokens: Sequence[int], *, now: float) -> None:
-        """Keeps the state of a sequence that ended; within the limits of what may be parked."""
-        if not self._max_parked or not tokens:
+    def park(self, sequence_id: int, ids: Sequence[int], *, now: float) -> None:
+        """Keeps the state of a sequence that ended."""
+        if not self.forks or not ids:
             self.close(sequence_id)
             return
-        new = Parked(sequence_id, tokens, now)
-        for old in made_redundant(new, self._parked.values()):
-            self._drop(old)
+        new = Parked(sequence_id, self.key(ids), now)
+        self._tree.truncate(sequence_id, len(ids))
+        self._tree.append(sequence_id, new.known.tokens[self._tree.length(sequence_id) :])
+        for old_id in self._tree.beginnings(new.known.tokens):
+            if old := self._parked.get(old_id):
+                new.use_count = max(new.use_count, old.use_count)
+                self._drop(old)
         self._parked[sequence_id] = new
-        while len(self._parked) > self._max_parked or self._parked_cells() > self._max_parked_cells:
-            self._drop_least_valuable()
 
     def close(self, sequence_id: int) -> None:
         """Forgets a running sequence."""
         self._memory.remove(sequence_id)
         self._ledger.release(sequence_id)
+        self._tree.remove(sequence_id)
         self._free_ids.append(sequence_id)
 
     def drop_parked(self) -> None:
         """Forgets all parked sequences."""
-        while self._drop_least_valuable():
-            pass
+        self._fetching = None
+        for parked in list(self._parked.values()):
+            self._drop(parked)
 
-    def _parked_cells(self) -> int:
-        return self._ledger.exclusive_count(set(self._parked))
+    def housekeeping(self, *, is_busy: bool, is_streaming: bool, prefill_rate: float) -> None:
+        """Moves parked state towards the store; the engine calls this once a step.
 
-    def _drop_least_valuable(self, except_id: int | None = None) -> bool:
-        victim = least_valuable(item for item in self._parked.values() if item.sequence_id != except_id)
-        if victim is None:
+        Busy, it keeps parked cells within their budget; idle, it gives the store what it lacks. While answers are being
+        decoded one block is moved at most.
+        """
+        self._prefill_rate = prefill_rate
+        has_fetched = self._age_fetch()
+        deadline = time.monotonic() + _MOVE_SECONDS
+        while not (has_fetched and is_streaming) and self._tidy(is_busy=is_busy):
+            if is_streaming or time.monotonic() > deadline:
+                return
+
+    def _age_fetch(self) -> bool:
+        """Gives up a fetch whose request is gone; says whether blocks were fetched in this step."""
+        if self._fetching is None:
             return False
-        self._drop(victim)
+        self._fetching.age += 1
+        if self._fetching.age > 1:
+            self._fetching = None
+            return False
         return True
 
-    def _drop(self, item: Parked) -> None:
-        del self._parked[item.sequence_id]
-        self.close(item.sequence_id)
+    def _tidy(self, *, is_busy: bool) -> bool:
+        """Saves one block; False if nothing is left to do."""
+        if is_busy:
+            while self._is_over_budget() and (victim := self._victim(None)):
+                if self._shrink(victim):
+                    return True
+            return False
+        unsaved = self._next_unsaved() if self._mover else None
+        if unsaved:
+            self._save(unsaved, unsaved.tried_block_count)
+        return unsaved is not None
+
+    def _next_unsaved(self) -> Parked | None:
+        return next((one for one in self._parked.values() if one.tried_block_count < one.known.block_count), None)
+
+    def _pieces(self, wanted: HashedTokens, match: Match | None) -> list[StoredPiece]:
+        if self._mover is None or not self._mover.is_faster_than(self._prefill_rate):
+            return []
+        return stored_pieces(wanted, self._mover.store, start=match.length if match else 0, limit=len(wanted) - 1)
+
+    def _fetch_target(self, wanted: HashedTokens, match: Match | None, now: float) -> int:
+        """The parked sequence that fetched blocks are appended to: the matched one if all of it matches, or a fork."""
+        length = match.length if match else 0
+        parked = self._parked.get(match.sequence_id) if match else None
+        if match and parked and len(parked.known) == length:
+            if parked.fetched_from is None:
+                parked.fetched_from = length
+            return match.sequence_id
+        sequence_id = self.open(match, now=now)
+        extends_running = match is not None and parked is None
+        self._parked[sequence_id] = Parked(
+            sequence_id, wanted.truncated(length), now, fetched_from=length, extends_running=extends_running
+        )
+        self._tree.append(sequence_id, wanted.tokens[:length])
+        return sequence_id
+
+    def _fetch_piece(self, sequence_id: int, wanted: HashedTokens, piece: StoredPiece) -> bool:
+        block = self._mover.store.get(piece.hash) if self._mover else None
+        if block is None or not self.make_room(len(block.tokens), except_id=sequence_id):
+            return False
+        try:
+            self._mover.restore(sequence_id, block, piece)  # type: ignore[union-attr]
+        except StateLost as error:
+            _log.warning("kv_block_not_restored", error=str(error))
+            return False
+        self._ledger.extend(sequence_id, piece.end - piece.start)
+        self._tree.append(sequence_id, wanted.tokens[piece.start : piece.end])
+        parked = self._parked[sequence_id]
+        parked.known = wanted.truncated(piece.end)
+        parked.tried_block_count = piece.start // BLOCK_TOKENS
+        return True
+
+    def _is_over_budget(self) -> bool:
+        if sum(len(one.known) for one in self._parked.values()) <= self._max_parked_cells:
+            return False
+        return self._ledger.exclusive_count(set(self._parked)) > self._max_parked_cells
+
+    def _victim(self, except_id: int | None) -> Parked | None:
+        """The parked sequence to take blocks from; one that shares all its cells frees none and comes last."""
+        kept = {except_id, self._fetching.sequence_id if self._fetching else None}
+        candidates = [one for one in self._parked.values() if one.sequence_id not in kept]
+        freeing = [one for one in candidates if self._ledger.released_by(one.sequence_id)]
+        return least_valuable(freeing or candidates, now=time.monotonic())
+
+    def _shrink(self, parked: Parked) -> bool:
+        """Takes the last block from a parked sequence, saving it; says whether that moved bytes."""
+        index = parked.known.block_count - 1
+        has_moved = index >= 0 and self._save(parked, index)
+        if parked.sequence_id not in self._parked:  # its state was lost
+            return False
+        if index <= 0:
+            self._drop(parked)
+            return has_moved
+        self.truncate(parked.sequence_id, index * BLOCK_TOKENS)
+        parked.known = parked.known.truncated(index * BLOCK_TOKENS)
+        parked.tried_block_count = min(parked.tried_block_count, index)
+        return has_moved
+
+    def _save(self, parked: Parked, index: int) -> bool:
+        """Gives one block to the store; says whether bytes were moved. A sequence that lost its state is dropped."""
+        if index == parked.tried_block_count:
+            parked.tried_block_count += 1
+        if self._mover is None:
+            return False
+        try:
+            return self._mover.save(parked.sequence_id, parked.known, index, prefill_rate=self._prefill_rate)
+        except StateLost as error:
+            _log.warning("kv_state_lost", error=str(error))
+            self._drop(parked)
+            return False
+
+    def _evict(self, except_id: int | None) -> None:
+        """Drops a parked sequence for its id, saving as much of it from the beginning as a step can wait for."""
+        victim = self._victim(except_id)
+        if victim is None:
+            return
+        deadline = time.monotonic() + _HURRY_SECONDS
+        for index in range(victim.tried_block_count, victim.known.block_count):
+            if time.monotonic() > deadline or victim.sequence_id not in self._parked:
+                break
+            self._save(victim, index)
+        if victim.sequence_id in self._parked:
+            self._drop(victim)
+
+    def _drop(self, parked: Parked) -> None:
+        del self._parked[parked.sequence_id]
+        if self._fetching and self._fetching.sequence_id == parked.sequence_id:
+            self._fetching = None
+        self.close(parked.sequence_id)

@@ -13,6 +13,7 @@ import numpy as np
 from llama_cpp._ggml import libggml, libggml_base_path
 from numpy.typing import NDArray
 
+from services.worker.kv_state import KvState
 from services.worker.settings import CacheType
 
 _log = logging.getLogger(__name__)
@@ -109,9 +110,13 @@ class LlamaModel:
 
     @property
     def forks_at_any_token(self) -> bool:
-        """Whether the KV state of any beginning of a sequence can be shared (no window, no recurrent state)."""
-        has_state = llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle)
-        return not has_state and llama_cpp.llama_model_n_swa(self.handle) == 0
+        """Whether the state of any beginning of a sequence can be shared: there is no recurrent state."""
+        return not (llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle))
+
+    @property
+    def window(self) -> int:
+        """Tokens that layers with a sliding window look back; 0 if there are none."""
+        return int(llama_cpp.llama_model_n_swa(self.handle))
 
     @property
     def chat_template(self) -> str | None:
@@ -211,9 +216,10 @@ class LlamaContext:
         type_k: CacheType, type_v: CacheType,
     ) -> None:  # fmt: skip
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_seq_max, params.kv_unified = cells, sequences, True
+        ids = KvState.needed_ids(sequences, window=model.window)
+        params.n_ctx, params.n_seq_max, params.kv_unified = cells, ids, True
         params.n_batch = params.n_ubatch = batch_tokens
-        params.n_outputs_max = sequences  # llama.cpp aborts with fewer
+        params.n_outputs_max = ids  # llama.cpp aborts with fewer
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.type_k, params.type_v = _GGML_TYPE[type_k], _GGML_TYPE[type_v]
@@ -223,7 +229,7 @@ class LlamaContext:
         if not self.handle:
             raise LoadFailed(f"No memory for {cells} KV cells; set a smaller `context` or `kv_cells`.")
         self.cell_count = int(llama_cpp.llama_n_ctx(self.handle))
-        self._memory = llama_cpp.llama_get_memory(self.handle)
+        self.kv = KvState(self.handle, sequences=sequences, window=model.window)
         self._vocab_size = model.vocab_size
         self._batch = _Batch(batch_tokens)
 
@@ -251,17 +257,9 @@ class LlamaContext:
         address = ctypes.addressof(pointer.contents)
         return np.frombuffer((ctypes.c_float * self._vocab_size).from_address(address), dtype=np.float32)
 
-    def fork(self, source_id: int, target_id: int, length: int) -> None:
-        """Lets a sequence share the first cells of another one, without copying."""
-        llama_cpp.llama_memory_seq_cp(self._memory, source_id, target_id, 0, length)
-
-    def remove(self, sequence_id: int, start: int = 0) -> bool:
-        """Drops a sequence from a position on."""
-        return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence_id, start, -1))
-
     def clear(self) -> None:
         """Drops all sequences."""
-        llama_cpp.llama_memory_clear(self._memory, True)
+        self.kv.clear()
 
 
 class _Batch:

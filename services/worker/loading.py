@@ -4,14 +4,20 @@ from dataclasses import dataclass
 from typing import Final
 
 import psutil
+import structlog
 
 from services.worker.compute_lock import ComputeLock, FileComputeLock, NoComputeLock
+from services.worker.fingerprint import file_identity, fingerprint
 from services.worker.kv_pool import KvPool
 from services.worker.llama import LlamaContext, LlamaModel, LoadFailed, device_names, initialise
+from services.worker.parked_budget import measure_parked_budget
+from services.worker.ram_tier import RamTier
 from services.worker.settings import WorkerSettings
 
 _SHARE_OF_FREE_MEMORY: Final = 0.4
 _GIB: Final = 1024**3
+_MOST_RAM_BYTES: Final = 8 * 10**9
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,11 +59,34 @@ def load(settings: WorkerSettings) -> Loaded:
         model, cells=size.cells, sequences=sequences, batch_tokens=settings.batch_tokens, threads=threads,
         type_k=settings.cache_type_k, type_v=settings.cache_type_v,
     )  # fmt: skip
-    pool = KvPool(
-        context, cells=size.cells, sequences=sequences, parked_sequences=settings.parked_sequences,
-        parked_cells=size.parked_cells, forks=model.forks_at_any_token,
+    lock = _compute_lock(settings)
+    with lock.held():
+        pool = _pool(settings, model, context, size, sequences)
+    return Loaded(model, context, pool, lock, size, threads)
+
+
+def ram_bytes(settings: WorkerSettings, *, free_bytes: int) -> int:
+    """Sizes the tier in host memory: as configured, else a quarter of what is free, at most 8 GB."""
+    if settings.ram_bytes is not None:
+        return settings.ram_bytes
+    return min(_MOST_RAM_BYTES, free_bytes // 4)
+
+
+def _pool(settings: WorkerSettings, model: LlamaModel, context: LlamaContext, size: KvSize, sequences: int) -> KvPool:
+    store_bytes = ram_bytes(settings, free_bytes=psutil.virtual_memory().available)
+    can_store = store_bytes > 0 and model.forks_at_any_token
+    parked_cells = size.parked_cells
+    if can_store and settings.parked_cells is None:
+        parked_cells = measure_parked_budget(context, at_most=parked_cells)
+    _log.info("kv_tiers_sized", parked_cells=parked_cells, ram_bytes=store_bytes if can_store else 0)
+    return KvPool(
+        context.kv, cells=size.cells, sequences=sequences, parked_sequences=settings.parked_sequences,
+        parked_cells=parked_cells, forks=model.forks_at_any_token,
+        store=RamTier(store_bytes) if can_store else None,
+        fingerprint=fingerprint({
+            "model": file_identity(model.path), "type_k": settings.cache_type_k, "type_v": settings.cache_type_v,
+        }),
     )  # fmt: skip
-    return Loaded(model, context, pool, _compute_lock(settings), size, threads)
 
 
 def kv_size(settings: WorkerSettings, *, trained_context: int, bytes_per_cell: int, free_bytes: int) -> KvSize:

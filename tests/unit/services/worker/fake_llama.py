@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class FakeContext:
     def __init__(self, *, cells: int = 10_000, seconds_per_step: float = 0.0) -> None:
         self.sequences: dict[int, list[int]] = {}
         self.steps: list[list[tuple[int, int]]] = []
-        self.prefilled_count = 0
+        self.prefilled_count = self.restored_count = 0
         self.fail_next = False
         self.gate: threading.Event | None = None
         self._cells, self._seconds = cells, seconds_per_step
@@ -52,7 +53,8 @@ class FakeContext:
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("broken")
-        time.sleep(self._seconds)
+        if self._seconds:
+            time.sleep(self._seconds)
         self.steps.append([(row.sequence_id, len(row.tokens)) for row in rows])
         self._outputs = {}
         for row in rows:
@@ -64,12 +66,16 @@ class FakeContext:
                 logits = np.zeros(VOCABULARY, np.float32)
                 logits[next_token(tokens)] = 1.0
                 self._outputs[len(self._outputs)] = logits
-        if self.distinct_cells() > self._cells:
+        if sum(map(len, self.sequences.values())) > self._cells and self.distinct_cells() > self._cells:
             raise NoFreeCell
         return list(self._outputs)
 
     def distinct_cells(self) -> int:
-        return len({tuple(tokens[: i + 1]) for tokens in self.sequences.values() for i in range(len(tokens))})
+        """Counts cells as if all sequences with a common beginning shared it."""
+        beginnings = set()
+        for tokens in self.sequences.values():
+            beginnings.update(accumulate(tokens, lambda before, token: hash((before, token)), initial=0))
+        return max(0, len(beginnings) - 1)
 
     def synchronise(self) -> None:
         pass
@@ -78,11 +84,34 @@ class FakeContext:
         return self._outputs[output]
 
     def fork(self, source_id: int, target_id: int, length: int) -> None:
+        assert not self.sequences.get(target_id)
         self.sequences[target_id] = self.sequences[source_id][:length]
+        assert len(self.sequences[target_id]) == length
+
+    def extended(self, sequence_id: int, start: int, end: int) -> None:
+        assert len(self.sequences[sequence_id]) == end
 
     def remove(self, sequence_id: int, start: int = 0) -> bool:
-        self.sequences.pop(sequence_id, None)
+        kept = self.sequences.pop(sequence_id, [])[:start]
+        if kept:
+            self.sequences[sequence_id] = kept
         return True
+
+    def holds(self, sequence_id: int, length: int) -> bool:
+        return len(self.sequences.get(sequence_id, ())) >= length
+
+    def save(self, sequence_id: int, start: int, end: int) -> NDArray[np.uint8]:
+        tokens = self.sequences[sequence_id][start:end]
+        assert len(tokens) == end - start
+        return np.array([start, *tokens], np.int32).view(np.uint8)
+
+    def restore(self, sequence_id: int, data: NDArray[np.uint8], start: int, end: int) -> None:
+        saved_start, *tokens = data.view(np.int32).tolist()
+        own = self.sequences.setdefault(sequence_id, [])
+        assert len(own) == start
+        own += tokens[start - saved_start : end - saved_start]
+        assert len(own) == end
+        self.restored_count += end - start
 
     def clear(self) -> None:
         self.sequences.clear()
