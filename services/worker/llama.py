@@ -2,10 +2,11 @@
 
 import ctypes
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import llama_cpp
@@ -14,7 +15,7 @@ from llama_cpp._ggml import libggml, libggml_base_path
 from numpy.typing import NDArray
 
 from services.worker.kv_state import KvState
-from services.worker.settings import CacheType
+from services.worker.settings import CacheType, MetadataValue
 
 _log = logging.getLogger(__name__)
 _GGML_TYPE: Final[dict[CacheType, int]] = {
@@ -77,10 +78,15 @@ def _load_backends() -> None:
 class LlamaModel:
     """Weights and vocabulary of one GGUF file."""
 
-    def __init__(self, path: Path, *, gpu_layers: int, mmap: bool, mlock: bool) -> None:
+    def __init__(
+        self, path: Path, *, gpu_layers: int, mmap: bool, mlock: bool,
+        overrides: Mapping[str, MetadataValue] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.load_mode = _load_mode(mmap=mmap, mlock=mlock)
+        if overrides:
+            params.kv_overrides = _metadata_overrides(overrides)
         self.handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise LoadFailed(f"{path} can't be loaded; the log says why. Is it a complete GGUF file?")
@@ -305,6 +311,22 @@ def device_names() -> list[str]:
         return []
     info = llama_cpp.llama_print_system_info().decode(errors="replace")
     return [name for name in ("CUDA", "Metal", "Vulkan", "ROCm", "SYCL") if name.lower() in info.lower()] or ["GPU"]
+
+
+def _metadata_overrides(values: Mapping[str, MetadataValue]) -> Any:
+    """Makes llama.cpp's list of overrides, which an empty key ends."""
+    overrides = (llama_cpp.llama_model_kv_override * (len(values) + 1))()
+    for override, (key, value) in zip(overrides, values.items(), strict=False):
+        override.key = key.encode()
+        if isinstance(value, bool):
+            override.tag, override.value.val_bool = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_BOOL, value
+        elif isinstance(value, int):
+            override.tag, override.value.val_i64 = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT, value
+        elif isinstance(value, float):
+            override.tag, override.value.val_f64 = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_FLOAT, value
+        else:
+            override.tag, override.value.val_str = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_STR, value.encode()
+    return overrides
 
 
 def _load_mode(*, mmap: bool, mlock: bool) -> int:

@@ -1,5 +1,6 @@
 """Loads a model and sizes its KV cache to the machine."""
 
+import json
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,7 +47,10 @@ def load(settings: WorkerSettings) -> Loaded:
     if settings.model_path is None or not settings.model_path.is_file():
         raise LoadFailed(f"Model file {settings.model_path} is missing; `localcode models pull` fetches it.")
     initialise()
-    model = LlamaModel(settings.model_path, gpu_layers=settings.gpu_layers, mmap=settings.mmap, mlock=settings.mlock)
+    model = LlamaModel(
+        settings.model_path, gpu_layers=settings.gpu_layers, mmap=settings.mmap, mlock=settings.mlock,
+        overrides=settings.metadata_overrides,
+    )  # fmt: skip
     size = kv_size(
         settings,
         trained_context=model.trained_context,
@@ -85,6 +89,7 @@ def _pool(settings: WorkerSettings, model: LlamaModel, context: LlamaContext, si
         store=RamTier(store_bytes) if can_store else None,
         fingerprint=fingerprint({
             "model": file_identity(model.path), "type_k": settings.cache_type_k, "type_v": settings.cache_type_v,
+            "overrides": json.dumps(settings.metadata_overrides, sort_keys=True),
         }),
     )  # fmt: skip
 

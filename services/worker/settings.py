@@ -10,6 +10,8 @@ from services.shared.settings import ServiceSettings
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
+MetadataValue = bool | int | float | str
+
 
 class WorkerSettings(ServiceSettings):
     """How one model is served."""
@@ -62,6 +64,8 @@ class WorkerSettings(ServiceSettings):
     """Data type of cached keys."""
     cache_type_v: CacheType = "f16"
     """Data type of cached values."""
+    metadata_overrides: dict[str, MetadataValue] = Field(default_factory=dict)
+    """Values that replace those of the file's metadata."""
     mmap: bool = True
     """Whether to map the model file instead of reading it."""
     mlock: bool = False

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from services.worker.llama import LlamaContext, Row
 from tests.fakes.engine import LoadedEngine, loaded_engine
+from tests.fakes.kv import best_match, compute, logits_after_each
 
 pytestmark = pytest.mark.integration
 
@@ -19,38 +18,12 @@ TEXT = (
 MOST_DIFFERENCE = 0.5
 
 
-def logits_after_each(
-    context: LlamaContext, sequence_id: int, tokens: Sequence[int], start: int
-) -> NDArray[np.float32]:
-    """Feeds tokens one by one and returns the logits after each. Shape: (tokens, vocabulary)."""
-    found = []
-    for position, token in enumerate(tokens, start):
-        (output,) = context.decode([Row(sequence_id, position, [token], wants_logits=True)])
-        found.append(context.logits(output).copy())
-    return np.stack(found)
-
-
-def compute(running: LoadedEngine, tokens: Sequence[int]) -> int:
-    """Opens a sequence of the pool with these tokens."""
-    pool, context = running.loaded.pool, running.loaded.context
-    sequence_id = pool.open(None, now=0.0)
-    for start in range(0, len(tokens), 256):
-        chunk = tokens[start : start + 256]
-        assert pool.make_room(len(chunk))
-        context.decode([Row(sequence_id, start, chunk, wants_logits=False)])
-        pool.extend(sequence_id, len(chunk))
-    return sequence_id
-
-
 def reused(running: LoadedEngine, tokens: Sequence[int]) -> int:
     """Parks a sequence, moves it out of the cells, brings it back and opens one that shares it."""
     pool = running.loaded.pool
     pool.park(compute(running, tokens), tokens, now=0.0)
     assert pool.make_room(pool.cell_count)
-    key = pool.key([*tokens, 0])
-    while pool.fetch(key, pool.best_match(key, []), now=0.0, is_streaming=True):
-        pass
-    match = pool.best_match(key, [])
+    match = best_match(running, [*tokens, 0])
     assert match is not None
     assert (match.length, pool.sources(match).ram) == (len(tokens), len(tokens))
     return pool.open(match, now=0.0)
