@@ -81,6 +81,8 @@ class KvState:
                 at += _PIECE_HEADER.size
                 self._restore_piece(sequence_id, data[at : at + size], start, end)
                 at += size
+            if not self.holds(sequence_id, end):
+                raise StateLost(f"positions up to {end - 1} are not all there after restoring")
         except StateLost:
             self.remove(sequence_id, start)
             raise
