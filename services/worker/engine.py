@@ -253,6 +253,8 @@ class Engine:
         if generation.pending_count:
             self._report_progress(generation, pb.PHASE_PREFILL, generation.computed_count)
         else:
+            if not generation.generated_count and generation.keeps_state:
+                self._pool.checkpoint(generation.sequence_id, generation.tokens)
             self._sample(generation, outputs[generation.sequence_id])
 
     def _sample(self, generation: Generation, output: int) -> None:

@@ -14,6 +14,7 @@ import structlog
 from services.worker.block_mover import BlockMover, StateMemory
 from services.worker.blocks import BLOCK_TOKENS, BlockStore, HashedTokens, StoredPiece, as_tokens, stored_pieces
 from services.worker.cells import CellLedger
+from services.worker.checkpoints import Checkpoints, WholeStateMemory
 from services.worker.kv_state import StateLost
 from services.worker.parking import CacheSources, Match, Parked, least_valuable, sources
 from services.worker.radix import RadixTree
@@ -23,7 +24,7 @@ _MOVE_SECONDS: Final = 0.02  # how long blocks are moved at a stretch while no a
 _HURRY_SECONDS: Final = 0.1  # how long a step may wait for a conversation to be saved that must go at once
 
 
-class KvMemory(StateMemory, Protocol):
+class KvMemory(StateMemory, WholeStateMemory, Protocol):
     """llama.cpp's side of the cache (`KvState`)."""
 
     def fork(self, source_id: int, target_id: int, length: int) -> None:
@@ -63,6 +64,8 @@ class KvPool:
         self.forks = forks and parked_sequences > 0
         self._memory = memory
         self._mover = BlockMover(memory, store) if store is not None and self.forks else None
+        self._checkpoints = Checkpoints(memory, store) if store is not None and not forks else None
+        self._restored: Match | None = None
         self._fingerprint = fingerprint
         self._ledger = CellLedger(cells)
         self._tree = RadixTree()
@@ -111,7 +114,7 @@ class KvPool:
         `running` lists id, tokens, and how many of them are computed.
         """
         if not self.forks:
-            return None
+            return self._restored
         for sequence_id, ids, computed_count in running:
             known_count = self._tree.length(sequence_id)
             if known_count < computed_count:
@@ -135,6 +138,8 @@ class KvPool:
 
         While answers are being decoded it moves one block a call. Afterwards `best_match` finds more.
         """
+        if self._checkpoints:
+            self._restored = self._restore_checkpoint(wanted)
         pieces = self._pieces(wanted, match)
         if not pieces:
             return False
@@ -153,10 +158,17 @@ class KvPool:
 
     def sources(self, match: Match | None) -> CacheSources:
         """Says where the tokens of a match come from."""
-        return sources(match, self._parked.get(match.sequence_id)) if match else CacheSources()
+        if match is None:
+            return CacheSources()
+        if match is self._restored:
+            return CacheSources(ram=match.length)
+        return sources(match, self._parked.get(match.sequence_id))
 
     def open(self, match: Match | None, *, now: float) -> int:
         """Starts a sequence, sharing the matched beginning of another, and returns its id."""
+        if match and match is self._restored:
+            self._restored = None
+            return match.sequence_id
         if match and (source := self._parked.get(match.sequence_id)):
             source.last_used_at, source.fetched_from = now, None
             source.use_count += 1
@@ -192,6 +204,7 @@ class KvPool:
     def park(self, sequence_id: int, ids: Sequence[int], *, now: float) -> None:
         """Keeps the state of a sequence that ended."""
         if not self.forks or not ids:
+            self.checkpoint(sequence_id, ids)
             self.close(sequence_id)
             return
         new = Parked(sequence_id, self.key(ids), now)
@@ -202,6 +215,15 @@ class KvPool:
                 new.use_count = max(new.use_count, old.use_count)
                 self._drop(old)
         self._parked[sequence_id] = new
+
+    def checkpoint(self, sequence_id: int, ids: Sequence[int]) -> None:
+        """Keeps the state of a sequence as it is now, for models whose memory can't be shared from any token on."""
+        if self._checkpoints is None or self._ledger.length(sequence_id) != len(ids):
+            return
+        try:
+            self._checkpoints.save(sequence_id, self.key(ids), prefill_rate=self._prefill_rate)
+        except StateLost as error:
+            _log.warning("checkpoint_not_saved", error=str(error))
 
     def close(self, sequence_id: int) -> None:
         """Forgets a running sequence."""
@@ -258,6 +280,21 @@ class KvPool:
         if self._mover is None or not self._mover.is_faster_than(self._prefill_rate):
             return []
         return stored_pieces(wanted, self._mover.store, start=match.length if match else 0, limit=len(wanted) - 1)
+
+    def _restore_checkpoint(self, wanted: HashedTokens) -> Match | None:
+        """Starts a sequence with the longest stored state that begins a prompt."""
+        checkpoint = self._checkpoints.longest(wanted) if self._checkpoints else None
+        if checkpoint is None or self._ledger.free_count < checkpoint.length or not self._free_ids:
+            return None
+        sequence_id = self._free_ids.pop()
+        try:
+            self._checkpoints.restore(sequence_id, checkpoint)  # type: ignore[union-attr]
+        except (StateLost, KeyError) as error:
+            _log.warning("checkpoint_not_restored", error=str(error))
+            self._free_ids.append(sequence_id)
+            return None
+        self._ledger.extend(sequence_id, checkpoint.length)
+        return Match(sequence_id, checkpoint.length)
 
     def _fetch_target(self, wanted: HashedTokens, match: Match | None, now: float) -> int:
         """The parked sequence that fetched blocks are appended to: the matched one if all of it matches, or a fork."""

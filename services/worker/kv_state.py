@@ -87,6 +87,20 @@ class KvState:
             self.remove(sequence_id, start)
             raise
 
+    def save_whole(self, sequence_id: int) -> NDArray[np.uint8]:
+        """Copies the state of a sequence out, recurrent state included, or raises `StateLost`."""
+        size = llama_cpp.llama_state_seq_get_size(self._handle, sequence_id)
+        data = np.empty(size, np.uint8)
+        if llama_cpp.llama_state_seq_get_data(self._handle, _bytes_at(data, 0), size, sequence_id) != size:
+            raise StateLost("llama.cpp did not give the state")
+        return data
+
+    def restore_whole(self, sequence_id: int, data: NDArray[np.uint8]) -> None:
+        """Replaces a sequence by a saved one, or raises `StateLost`."""
+        if not llama_cpp.llama_state_seq_set_data(self._handle, _bytes_at(data, 0), len(data), sequence_id):
+            self.remove(sequence_id)
+            raise StateLost("llama.cpp did not take the state")
+
     def _save_piece(self, sequence_id: int, start: int, end: int) -> NDArray[np.uint8]:
         self._copy(sequence_id, self._scratch, start, end)
         try:

@@ -58,7 +58,8 @@ def load(settings: WorkerSettings) -> Loaded:
         free_bytes=psutil.virtual_memory().available,
     )
     threads = settings.threads or psutil.cpu_count(logical=False) or 1
-    sequences = settings.slots + settings.parked_sequences
+    # A recurrent model keeps a full state for every sequence id, so there nothing is parked.
+    sequences = settings.slots + (settings.parked_sequences if model.forks_at_any_token else 0)
     context = LlamaContext(
         model, cells=size.cells, sequences=sequences, batch_tokens=settings.batch_tokens, threads=threads,
         type_k=settings.cache_type_k, type_v=settings.cache_type_v,
@@ -78,9 +79,9 @@ def ram_bytes(settings: WorkerSettings, *, free_bytes: int) -> int:
 
 def _pool(settings: WorkerSettings, model: LlamaModel, context: LlamaContext, size: KvSize, sequences: int) -> KvPool:
     store_bytes = ram_bytes(settings, free_bytes=psutil.virtual_memory().available)
-    can_store = store_bytes > 0 and model.forks_at_any_token
+    can_store = store_bytes > 0
     parked_cells = size.parked_cells
-    if can_store and settings.parked_cells is None:
+    if can_store and model.forks_at_any_token and settings.parked_cells is None:
         parked_cells = measure_parked_budget(context, at_most=parked_cells)
     _log.info("kv_tiers_sized", parked_cells=parked_cells, ram_bytes=store_bytes if can_store else 0)
     return KvPool(
