@@ -7,41 +7,18 @@ run out, and comes back when a prompt continues it.
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
-from services.worker.block_mover import BlockMover, StateMemory
 from services.worker.blocks import BLOCK_TOKENS, BlockStore, HashedTokens, StoredPiece, as_tokens, stored_pieces
-from services.worker.cells import CellLedger
-from services.worker.checkpoints import Checkpoints, WholeStateMemory
+from services.worker.checkpoints import Checkpoints
 from services.worker.kv_state import StateLost
-from services.worker.parking import CacheSources, Match, Parked, least_valuable, sources
-from services.worker.radix import RadixTree
+from services.worker.parked_sequences import KvMemory, ParkedSequences
+from services.worker.parking import CacheSources, Match, Parked, sources
 
 _log = structlog.get_logger(__name__)
 _MOVE_SECONDS: Final = 0.02  # how long blocks are moved at a stretch while no answer is being decoded
-_HURRY_SECONDS: Final = 0.1  # how long a step may wait for a conversation to be saved that must go at once
-
-
-class KvMemory(StateMemory, WholeStateMemory, Protocol):
-    """llama.cpp's side of the cache (`KvState`)."""
-
-    def fork(self, source_id: int, target_id: int, length: int) -> None:
-        """Lets a sequence share the first cells of another one."""
-        ...
-
-    def extended(self, sequence_id: int, start: int, end: int) -> None:
-        """Takes note of cells that were added to a sequence."""
-        ...
-
-    def remove(self, sequence_id: int, start: int = 0) -> bool:
-        """Drops a sequence from a position on."""
-        ...
-
-    def holds(self, sequence_id: int, length: int) -> bool:
-        """Whether the first positions of a sequence are all there."""
-        ...
 
 
 @dataclass
@@ -49,12 +26,11 @@ class _Fetch:
     """Blocks on their way back into cells for a request that waits."""
 
     wanted: HashedTokens
-    sequence_id: int
     age: int = 0
     """Steps since the request last asked for it."""
 
 
-class KvPool:
+class KvPool(ParkedSequences):
     """Hands out sequence ids and cells, and keeps finished conversations while there is room."""
 
     def __init__(
@@ -62,42 +38,13 @@ class KvPool:
         store: BlockStore | None = None, fingerprint: bytes = b"",
     ) -> None:  # fmt: skip
         self.forks = forks and parked_sequences > 0
-        self._memory = memory
-        self._mover = BlockMover(memory, store) if store is not None and self.forks else None
+        super().__init__(
+            memory, cells=cells, sequences=sequences, parked_cells=parked_cells, store=store if self.forks else None
+        )
         self._checkpoints = Checkpoints(memory, store) if store is not None and not forks else None
         self._restored: Match | None = None
         self._fingerprint = fingerprint
-        self._ledger = CellLedger(cells)
-        self._tree = RadixTree()
-        self._free_ids = list(range(sequences - 1, -1, -1))
-        self._parked: dict[int, Parked] = {}
-        self._max_parked_cells = parked_cells
         self._fetching: _Fetch | None = None
-        self._prefill_rate = 0.0
-
-    @property
-    def used_cells(self) -> int:
-        """Cells in use."""
-        return self._ledger.used_count
-
-    @property
-    def cell_count(self) -> int:
-        """Cells in all."""
-        return self._ledger.cell_count
-
-    @property
-    def parked_count(self) -> int:
-        """Parked sequences."""
-        return len(self._parked)
-
-    @property
-    def is_untidy(self) -> bool:
-        """Whether parked state is left that the store has not been given."""
-        return self._mover is not None and self._next_unsaved() is not None
-
-    def lengths(self) -> dict[int, int]:
-        """Tokens in cells, by sequence."""
-        return self._ledger.lengths()
 
     def room_beside(self, match: Match | None) -> int:
         """Cells that are free, or would be if all that is parked were given up but what a match shares."""
@@ -146,14 +93,14 @@ class KvPool:
         if self._fetching and self._fetching.wanted is not wanted:
             return True
         sequence_id = self._fetch_target(wanted, match, now)
-        self._fetching = _Fetch(wanted, sequence_id)
+        self._fetching, self._protected_id = _Fetch(wanted), sequence_id
         deadline = time.monotonic() + _MOVE_SECONDS
         for number, piece in enumerate(pieces):
             if number and (is_streaming or time.monotonic() > deadline):
                 return True
             if not self._fetch_piece(sequence_id, wanted, piece):
                 break
-        self._fetching = None
+        self._end_fetch()
         return False
 
     def sources(self, match: Match | None) -> CacheSources:
@@ -180,27 +127,6 @@ class KvPool:
             self._ledger.fork(match.sequence_id, sequence_id, match.length)
         return sequence_id
 
-    def extend(self, sequence_id: int, count: int) -> None:
-        """Takes cells for tokens that were computed; `make_room` must have found them."""
-        length = self._ledger.length(sequence_id)
-        self._ledger.extend(sequence_id, count)
-        self._memory.extended(sequence_id, length, length + count)
-
-    def truncate(self, sequence_id: int, length: int) -> None:
-        """Drops a sequence's tokens behind a length."""
-        self._memory.remove(sequence_id, length)
-        self._ledger.truncate(sequence_id, length)
-        self._tree.truncate(sequence_id, length)
-
-    def make_room(self, count: int, *, except_id: int | None = None) -> bool:
-        """Moves parked blocks to the store, or drops them, until so many cells are free."""
-        while self._ledger.free_count < count:
-            victim = self._victim(except_id)
-            if victim is None:
-                return False
-            self._shrink(victim)
-        return True
-
     def park(self, sequence_id: int, ids: Sequence[int], *, now: float) -> None:
         """Keeps the state of a sequence that ended."""
         if not self.forks or not ids:
@@ -225,19 +151,6 @@ class KvPool:
         except StateLost as error:
             _log.warning("checkpoint_not_saved", error=str(error))
 
-    def close(self, sequence_id: int) -> None:
-        """Forgets a running sequence."""
-        self._memory.remove(sequence_id)
-        self._ledger.release(sequence_id)
-        self._tree.remove(sequence_id)
-        self._free_ids.append(sequence_id)
-
-    def drop_parked(self) -> None:
-        """Forgets all parked sequences."""
-        self._fetching = None
-        for parked in list(self._parked.values()):
-            self._drop(parked)
-
     def housekeeping(self, *, is_busy: bool, is_streaming: bool, prefill_rate: float) -> None:
         """Moves parked state towards the store; the engine calls this once a step.
 
@@ -257,24 +170,12 @@ class KvPool:
             return False
         self._fetching.age += 1
         if self._fetching.age > 1:
-            self._fetching = None
+            self._end_fetch()
             return False
         return True
 
-    def _tidy(self, *, is_busy: bool) -> bool:
-        """Saves one block; False if nothing is left to do."""
-        if is_busy:
-            while self._is_over_budget() and (victim := self._victim(None)):
-                if self._shrink(victim):
-                    return True
-            return False
-        unsaved = self._next_unsaved() if self._mover else None
-        if unsaved:
-            self._save(unsaved, unsaved.tried_block_count)
-        return unsaved is not None
-
-    def _next_unsaved(self) -> Parked | None:
-        return next((one for one in self._parked.values() if one.tried_block_count < one.known.block_count), None)
+    def _end_fetch(self) -> None:
+        self._fetching = self._protected_id = None
 
     def _pieces(self, wanted: HashedTokens, match: Match | None) -> list[StoredPiece]:
         if self._mover is None or not self._mover.is_faster_than(self._prefill_rate):
@@ -327,61 +228,3 @@ class KvPool:
         parked.known = wanted.truncated(piece.end)
         parked.tried_block_count = piece.start // BLOCK_TOKENS
         return True
-
-    def _is_over_budget(self) -> bool:
-        if sum(len(one.known) for one in self._parked.values()) <= self._max_parked_cells:
-            return False
-        return self._ledger.exclusive_count(set(self._parked)) > self._max_parked_cells
-
-    def _victim(self, except_id: int | None) -> Parked | None:
-        """The parked sequence to take blocks from; one that shares all its cells frees none and comes last."""
-        kept = {except_id, self._fetching.sequence_id if self._fetching else None}
-        candidates = [one for one in self._parked.values() if one.sequence_id not in kept]
-        freeing = [one for one in candidates if self._ledger.released_by(one.sequence_id)]
-        return least_valuable(freeing or candidates, now=time.monotonic())
-
-    def _shrink(self, parked: Parked) -> bool:
-        """Takes the last block from a parked sequence, saving it; says whether that moved bytes."""
-        index = parked.known.block_count - 1
-        has_moved = index >= 0 and self._save(parked, index)
-        if parked.sequence_id not in self._parked:  # its state was lost
-            return False
-        if index <= 0:
-            self._drop(parked)
-            return has_moved
-        self.truncate(parked.sequence_id, index * BLOCK_TOKENS)
-        parked.known = parked.known.truncated(index * BLOCK_TOKENS)
-        parked.tried_block_count = min(parked.tried_block_count, index)
-        return has_moved
-
-    def _save(self, parked: Parked, index: int) -> bool:
-        """Gives one block to the store; says whether bytes were moved. A sequence that lost its state is dropped."""
-        if index == parked.tried_block_count:
-            parked.tried_block_count += 1
-        if self._mover is None:
-            return False
-        try:
-            return self._mover.save(parked.sequence_id, parked.known, index, prefill_rate=self._prefill_rate)
-        except StateLost as error:
-            _log.warning("kv_state_lost", error=str(error))
-            self._drop(parked)
-            return False
-
-    def _evict(self, except_id: int | None) -> None:
-        """Drops a parked sequence for its id, saving as much of it from the beginning as a step can wait for."""
-        victim = self._victim(except_id)
-        if victim is None:
-            return
-        deadline = time.monotonic() + _HURRY_SECONDS
-        for index in range(victim.tried_block_count, victim.known.block_count):
-            if time.monotonic() > deadline or victim.sequence_id not in self._parked:
-                break
-            self._save(victim, index)
-        if victim.sequence_id in self._parked:
-            self._drop(victim)
-
-    def _drop(self, parked: Parked) -> None:
-        del self._parked[parked.sequence_id]
-        if self._fetching and self._fetching.sequence_id == parked.sequence_id:
-            self._fetching = None
-        self.close(parked.sequence_id)
