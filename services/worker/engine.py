@@ -1,6 +1,6 @@
 """The engine: one thread that owns the `llama_context` and works on all requests in common steps.
 
-A step: take requests → drop cancelled → admit → plan (pure) → `llama_decode` → sample → emit → park what ended.
+A step: take requests → drop cancelled → admit → plan (pure) → `llama_decode` → sample → emit → move parked state.
 """
 
 import queue
@@ -128,6 +128,7 @@ class Engine:
         outputs = self._decode(plan)
         for chunk in plan:
             self._advance(chunk, outputs)
+        self._flush()  # moving state must not delay what was said
         self._pool.housekeeping(
             is_busy=bool(self._running), is_streaming=self._is_streaming,
             prefill_rate=self._cost.prefill_tokens_per_second,
@@ -163,7 +164,7 @@ class Engine:
             self._report_progress(generation, pb.PHASE_QUEUED, position)
 
     def _try_start(self, generation: Generation, now: float) -> bool:
-        """Starts a request unless cells are missing (False); a sibling is left waiting (True)."""
+        """Starts a request unless cells are missing (False); one whose state is still to come is left waiting (True)."""
         key = generation.cache_key = generation.cache_key or self._pool.key(generation.tokens)
         computed = [(one.sequence_id, one.tokens, one.computed_count) for one in self._running]
         match = self._pool.best_match(key, computed)
