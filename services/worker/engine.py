@@ -164,7 +164,7 @@ class Engine:
             self._report_progress(generation, pb.PHASE_QUEUED, position)
 
     def _try_start(self, generation: Generation, now: float) -> bool:
-        """Starts a request unless cells are missing (False); one whose state is still to come is left waiting (True)."""
+        """Starts a request unless cells are missing (False); one that must wait for state is not (True)."""
         key = generation.cache_key = generation.cache_key or self._pool.key(generation.tokens)
         computed = [(one.sequence_id, one.tokens, one.computed_count) for one in self._running]
         match = self._pool.best_match(key, computed)
