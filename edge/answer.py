@@ -1,6 +1,6 @@
 """Follows an answer event by event and gives it the two forms of OpenAI: chunks, or one object. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from edge.choice import FINISH_REASONS, Call, Choice, Object, logprob_object, timings_object, whole_choice
@@ -67,7 +67,7 @@ class Answer:
             "prompt_tokens": prompt_count,
             "completion_tokens": completion_count,
             "total_tokens": prompt_count + completion_count,
-            "prompt_tokens_details": {"cached_tokens": min((usage.cached_token_count for usage in usages), default=0)},
+            "prompt_tokens_details": _prompt_details(usages),
             "completion_tokens_details": {
                 "reasoning_tokens": sum(usage.reasoning_token_count for usage in usages),
                 "accepted_prediction_tokens": sum(usage.accepted_draft_token_count for usage in usages),
@@ -140,6 +140,20 @@ def _joined(kind: str, deltas: list[pb.Delta]) -> pb.GenerateResponse:
 def _text_kind(event: pb.GenerateResponse) -> str | None:
     kind = event.delta.WhichOneof("piece") if event.HasField("delta") else None
     return kind if kind in ("content", "reasoning") else None
+
+
+def _prompt_details(usages: Sequence[pb.Usage]) -> Object:
+    """Counts cached tokens of the choice with the fewest; by place, as an extension, where the backend says it."""
+    least = min(usages, key=lambda usage: usage.cached_token_count, default=pb.Usage())
+    details: Object = {"cached_tokens": least.cached_token_count}
+    if least.HasField("cached_from"):
+        places = least.cached_from
+        details["cached_from"] = {
+            "parked": places.parked_token_count,
+            "running": places.running_token_count,
+            "ram": places.ram_token_count,
+        }
+    return details
 
 
 def _checked(finish: pb.Finish) -> pb.Finish:

@@ -31,6 +31,10 @@ class CellLedger:
         """Tokens of a sequence that are in cells."""
         return len(self._cells.get(sequence_id, ()))
 
+    def lengths(self) -> dict[int, int]:
+        """Tokens in cells, by sequence."""
+        return {key: len(cells) for key, cells in self._cells.items() if len(cells)}
+
     def extend(self, sequence_id: int, count: int) -> None:
         """Takes free cells for the next tokens of a sequence."""
         if count > self._free_count:

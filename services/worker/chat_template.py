@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 from jinja2 import TemplateError
@@ -11,6 +12,7 @@ from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import InvalidRequest
 from services.worker.history import History, HistoryId, as_given, parsed
 from services.worker.prompt_segments import ProtectedText, Segment
+from services.worker.replay import Spoken, fits_frame
 from services.worker.template_sandbox import TemplateEnvironment, TemplateRefusalError, bounded_range
 
 # For models that come without a template of their own.
@@ -36,6 +38,17 @@ class RenderedPrompt:
         """The whole prompt."""
         return "".join(segment.text for segment in self.segments)
 
+    @property
+    def frame(self) -> list[str]:
+        """The texts before, between and behind segments whose tokens are known."""
+        parts = [""]
+        for segment in self.segments:
+            if segment.token_ids is None:
+                parts[-1] += segment.text
+            else:
+                parts.append("")
+        return parts
+
 
 class ChatTemplate:
     """A model's chat template; a template that can't be compiled raises `jinja2.TemplateSyntaxError`."""
@@ -50,12 +63,20 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._protected_text = ProtectedText(special_tokens)
 
-    def render(self, chat: pb.ChatPrompt, *, now: datetime) -> RenderedPrompt:
-        """Renders a conversation; a last message of the assistant is left open, so that the model continues it."""
+    def render(
+        self, chat: pb.ChatPrompt, *, now: datetime, spoken: Mapping[int, Spoken] = MappingProxyType({})
+    ) -> RenderedPrompt:
+        """Renders a conversation; a last message of the assistant is left open, so that the model continues it.
+
+        `spoken` are answers, by index of their message, that stand as the model wrote them.
+        """
         variables = _variables(chat)
         variables["messages"] = self._history.messages(chat.messages)
         protection = self._protected_text.protect(variables)
         variables = protection.value
+        for index, answer in spoken.items():
+            place = protection.place_of(answer.text, answer.token_ids)
+            variables["messages"][index] = {"role": "assistant", "content": place}
         is_continued = _is_continued(chat)
         if is_continued:
             variables["messages"][-1]["content"] += protection.end_mark
@@ -73,6 +94,17 @@ class ChatTemplate:
             if not mark:
                 raise _invalid("The model's chat template can't continue an assistant message.")
         return RenderedPrompt(protection.segments(text))
+
+    def replay(self, chat: pb.ChatPrompt, *, now: datetime, spoken: Mapping[int, Spoken]) -> RenderedPrompt:
+        """Renders a conversation with answers as the model wrote them, as far as the template lets them fit."""
+        plain = self.render(chat, now=now)
+        if not spoken:
+            return plain
+        replayed = self.render(chat, now=now, spoken=spoken)
+        placed = [segment.token_ids for segment in replayed.segments if segment.token_ids is not None]
+        answers = [spoken[index] for index in sorted(spoken)]
+        are_in_order = placed == [answer.token_ids for answer in answers]
+        return replayed if are_in_order and fits_frame(plain.text, replayed.frame, answers) else plain
 
     def _run(self, variables: Mapping[str, Any]) -> str:
         try:

@@ -1,6 +1,6 @@
 """The engine: one thread that owns the `llama_context` and works on all requests in common steps.
 
-A step: take requests → drop cancelled → admit → plan (pure) → `llama_decode` → sample → emit → park what ended.
+A step: take requests → drop cancelled → admit → plan (pure) → `llama_decode` → sample → emit → move parked state.
 """
 
 import queue
@@ -146,10 +146,19 @@ class Engine:
         outputs = self._decode(plan)
         for chunk, chunk_outputs in zip(plan, outputs, strict=True):
             self._advance(chunk, chunk_outputs)
+        self._flush()  # moving state must not delay what was said
+        self._pool.housekeeping(
+            is_busy=bool(self._running), is_streaming=self._is_streaming,
+            prefill_rate=self._cost.prefill_tokens_per_second,
+        )  # fmt: skip
+
+    @property
+    def _is_streaming(self) -> bool:
+        return any(one.is_decoding for one in self._running)
 
     def _take_requests(self) -> bool:
         """Takes what has arrived, waiting if there is nothing else to do; False means stop."""
-        must_wait = not self._running and not self._waiting
+        must_wait = not self._running and not self._waiting and not self._pool.is_untidy
         while must_wait or not self._inbox.empty():
             generation = self._inbox.get()
             if generation is None:
@@ -173,30 +182,36 @@ class Engine:
             self._report_progress(generation, pb.PHASE_QUEUED, position)
 
     def _try_start(self, generation: Generation, now: float) -> bool:
-        """Starts a request unless cells are missing (False); a sibling is left waiting (True)."""
+        """Starts a request unless cells are missing (False); one that must wait for state is not (True)."""
         if _still_waits(generation):  # comparing prompts takes a millisecond: not at every step
             return True
         if self._running and generation.blocked_at == self._released_count:
             return False
-        computed = [(one.sequence_id, one.tokens[: one.computed_count]) for one in self._running]
-        match = self._pool.best_match(generation.tokens, computed)
-        reusable = match.length if match else 0
+        key = generation.cache_key = generation.cache_key or self._pool.key(generation.tokens)
+        computed = [(one.sequence_id, one.tokens, one.computed_count) for one in self._running]
+        match = self._pool.best_match(key, computed)
         promised, sibling = max(
             ((self._promised_count(generation, one), one) for one in self._running),
             key=lambda promise: promise[0], default=(0, None),
         )  # fmt: skip
-        generation.has_waited = waits_for_sibling(reusable, promised, has_waited=generation.has_waited)
+        known_count = self._pool.stored_length(key, match)
+        generation.has_waited = waits_for_sibling(known_count, promised, has_waited=generation.has_waited)
         if generation.has_waited:
             generation.sibling, generation.promised_count = sibling, promised
             return True
-        needed = len(generation.tokens) - reusable + 1
-        if self._running and self._pool.available_cells < needed:
+        needed = len(generation.tokens) - (match.length if match else 0) + 1
+        if self._running and self._pool.room_beside(match) < needed:
             generation.blocked_at = self._released_count
             return False
+        if self._pool.fetch(key, match, now=now, is_streaming=self._is_streaming):
+            return True
+        match = self._pool.best_match(key, computed)
+        sources = self._pool.sources(match)
         generation.sequence_id = self._pool.open(match, now=now)
-        generation.computed_count = reusable
+        generation.computed_count = match.length if match else 0
+        generation.cache_key = None
         if generation.started_at is None:
-            generation.started_at, generation.cached_count = now, min(reusable, generation.prompt_token_count)
+            generation.started_at, generation.cached = now, sources
         self._waiting.remove(generation)
         self._running.append(generation)
         return True
@@ -235,7 +250,7 @@ class Engine:
     def _preempt(self, generation: Generation) -> None:
         """Takes the slot of a request, which continues later; its stream only pauses."""
         _log.info("request_preempted", request_id=generation.request_id)
-        self._pool.close(generation.sequence_id)
+        self._pool.park(generation.sequence_id, generation.tokens[: generation.computed_count], now=time.monotonic())
         self._released_count += 1
         self._speculator.release(generation)
         generation.sequence_id, generation.computed_count = NO_SEQUENCE, 0
@@ -274,6 +289,8 @@ class Engine:
         if generation.pending_count:
             self._report_progress(generation, pb.PHASE_PREFILL, generation.computed_count)
         else:
+            if not generation.generated_count and generation.keeps_state:
+                self._pool.checkpoint(generation.sequence_id, generation.tokens)
             self._take_tokens(generation, chunk.draft, outputs)
 
     def _take_tokens(self, generation: Generation, draft: Sequence[int], outputs: range) -> None:

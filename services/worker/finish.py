@@ -13,7 +13,12 @@ def finish_message(generation: Generation, reason: "pb.FinishReason.ValueType", 
         usage=pb.Usage(
             prompt_token_count=generation.prompt_token_count,
             completion_token_count=generation.generated_count,
-            cached_token_count=generation.cached_count,
+            cached_token_count=min(generation.cached.count, generation.prompt_token_count),
+            cached_from=pb.CacheSources(
+                parked_token_count=generation.cached.parked,
+                running_token_count=generation.cached.running,
+                ram_token_count=generation.cached.ram,
+            ),
             reasoning_token_count=generation.answer.reasoning_token_count,
             accepted_draft_token_count=generation.speculation.accepted_count,
             rejected_draft_token_count=generation.speculation.rejected_count,

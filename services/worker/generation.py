@@ -6,6 +6,8 @@ from typing import Final
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.answer import Answer
+from services.worker.blocks import HashedTokens
+from services.worker.parking import CacheSources
 from services.worker.sampling import Sampler
 from services.worker.speculation import NO_SPECULATION, Speculation, SpeculationOptions
 
@@ -43,7 +45,10 @@ class Generation:
     computed_count: int = 0
     guessed_count: int = 0
     """Tokens in cells behind the computed ones that were guessed and not confirmed."""
-    cached_count: int = 0
+    cache_key: HashedTokens | None = None
+    """Its tokens, prepared for looking up KV state while it waits."""
+    cached: CacheSources = field(default_factory=CacheSources)
+    """Tokens whose KV state was there when it started."""
     started_at: float | None = None
     first_token_at: float | None = None
     is_cancelled: bool = False

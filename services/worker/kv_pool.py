@@ -1,131 +1,230 @@
-"""The KV cache as the engine sees it: sequences that run, sequences that are parked, and the cells they share."""
+"""The KV cache as the engine sees it: sequences that run, sequences that are parked, and the cells they share.
 
+Below the cells may lie a store of blocks. Parked state moves there when it would slow the steps of others or when cells
+run out, and comes back when a prompt continues it.
+"""
+
+import time
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Final
 
-from services.worker.cells import CellLedger
-from services.worker.parking import Match, Parked, least_valuable, longest_match, made_redundant
+import structlog
 
+from services.worker.blocks import BLOCK_TOKENS, BlockStore, HashedTokens, StoredPiece, as_tokens, stored_pieces
+from services.worker.checkpoints import Checkpoints
+from services.worker.kv_state import StateLost
+from services.worker.parked_sequences import KvMemory, ParkedSequences
+from services.worker.parking import CacheSources, Match, Parked, sources
 
-class KvMemory(Protocol):
-    """llama.cpp's side of the cache (`LlamaContext`)."""
-
-    def fork(self, source_id: int, target_id: int, length: int) -> None:
-        """Lets a sequence share the first cells of another one."""
-        ...
-
-    def remove(self, sequence_id: int, start: int = 0) -> bool:
-        """Drops a sequence from a position on."""
-        ...
-
-    def clear(self) -> None:
-        """Drops all sequences."""
-        ...
+_log = structlog.get_logger(__name__)
+_MOVE_SECONDS: Final = 0.02  # how long blocks are moved at a stretch while no answer is being decoded
 
 
-class KvPool:
+@dataclass
+class _Fetch:
+    """Blocks on their way back into cells for a request that waits."""
+
+    wanted: HashedTokens
+    age: int = 0
+    """Steps since the request last asked for it."""
+
+
+class KvPool(ParkedSequences):
     """Hands out sequence ids and cells, and keeps finished conversations while there is room."""
 
     def __init__(
-        self, memory: KvMemory, *, cells: int, sequences: int, parked_sequences: int, parked_cells: int, forks: bool
-    ) -> None:
-        self._memory = memory
-        self._ledger = CellLedger(cells)
-        self._free_ids = list(range(sequences - 1, -1, -1))
-        self._parked: dict[int, Parked] = {}
-        self._max_parked = parked_sequences if forks else 0
-        self._max_parked_cells = parked_cells
-        self.forks = forks
+        self, memory: KvMemory, *, cells: int, sequences: int, parked_sequences: int, parked_cells: int, forks: bool,
+        store: BlockStore | None = None, fingerprint: bytes = b"",
+    ) -> None:  # fmt: skip
+        self.forks = forks and parked_sequences > 0
+        super().__init__(
+            memory, cells=cells, sequences=sequences, parked_cells=parked_cells, store=store if self.forks else None
+        )
+        self._checkpoints = Checkpoints(memory, store) if store is not None and not forks else None
+        self._restored: Match | None = None
+        self._fingerprint = fingerprint
+        self._fetching: _Fetch | None = None
 
-    @property
-    def used_cells(self) -> int:
-        """Cells in use."""
-        return self._ledger.used_count
+    def room_beside(self, match: Match | None) -> int:
+        """Cells that are free, or would be if all that is parked were given up but what a match shares."""
+        kept = {match.sequence_id} if match else set()
+        return self._ledger.free_count + self._ledger.exclusive_count(set(self._parked) - kept)
 
-    @property
-    def cell_count(self) -> int:
-        """Cells in all."""
-        return self._ledger.cell_count
+    def key(self, ids: Sequence[int]) -> HashedTokens:
+        """Prepares tokens for `best_match` and `fetch`."""
+        return HashedTokens(ids, self._fingerprint)
 
-    @property
-    def available_cells(self) -> int:
-        """Cells that are free, or would be if all parked sequences were dropped."""
-        return self._ledger.free_count + self._ledger.exclusive_count(set(self._parked))
+    def best_match(self, wanted: HashedTokens, running: Iterable[tuple[int, Sequence[int], int]]) -> Match | None:
+        """Finds the sequence, parked or running, that a prompt can share most with; its last token is left to compute.
 
-    @property
-    def parked_count(self) -> int:
-        """Parked sequences."""
-        return len(self._parked)
-
-    def best_match(self, tokens: Sequence[int], running: Iterable[tuple[int, Sequence[int]]]) -> Match | None:
-        """Finds the sequence, parked or running, that a prompt can share most with."""
+        `running` lists id, tokens, and how many of them are computed.
+        """
         if not self.forks:
-            return None
-        parked = ((item.sequence_id, item.tokens) for item in self._parked.values())
-        return longest_match(tokens, [*parked, *running])
+            return self._restored
+        for sequence_id, ids, computed_count in running:
+            known_count = self._tree.length(sequence_id)
+            if known_count < computed_count:
+                self._tree.append(sequence_id, as_tokens(ids[known_count:computed_count]))
+        while found := self._tree.longest_match(wanted.tokens[:-1]):
+            match = Match(*found)
+            if self._memory.holds(match.sequence_id, match.length):
+                return match
+            if match.sequence_id not in self._parked:
+                return None
+            self._drop(self._parked[match.sequence_id])
+        return None
+
+    def stored_length(self, wanted: HashedTokens, match: Match | None) -> int:
+        """Says how many tokens of a prompt cells and store hold together."""
+        pieces = self._pieces(wanted, match)
+        return pieces[-1].end if pieces else match.length if match else 0
+
+    def fetch(self, wanted: HashedTokens, match: Match | None, *, now: float, is_streaming: bool) -> bool:
+        """Brings blocks from the store that continue a prompt behind a match; True if the caller must come again.
+
+        While answers are being decoded it moves one block a call. Afterwards `best_match` finds more.
+        """
+        if self._checkpoints:
+            self._restored = self._restore_checkpoint(wanted)
+        pieces = self._pieces(wanted, match)
+        if not pieces:
+            return False
+        if self._fetching and self._fetching.wanted is not wanted:
+            return True
+        sequence_id = self._fetch_target(wanted, match, now)
+        self._fetching, self._protected_id = _Fetch(wanted), sequence_id
+        deadline = time.monotonic() + _MOVE_SECONDS
+        for number, piece in enumerate(pieces):
+            if number and (is_streaming or time.monotonic() > deadline):
+                return True
+            if not self._fetch_piece(sequence_id, wanted, piece):
+                break
+        self._end_fetch()
+        return False
+
+    def sources(self, match: Match | None) -> CacheSources:
+        """Says where the tokens of a match come from."""
+        if match is None:
+            return CacheSources()
+        if match is self._restored:
+            return CacheSources(ram=match.length)
+        return sources(match, self._parked.get(match.sequence_id))
 
     def open(self, match: Match | None, *, now: float) -> int:
         """Starts a sequence, sharing the matched beginning of another, and returns its id."""
+        if match and match is self._restored:
+            self._restored = None
+            return match.sequence_id
         if match and (source := self._parked.get(match.sequence_id)):
-            self._parked[match.sequence_id] = Parked(source.sequence_id, source.tokens, now)
+            source.last_used_at, source.fetched_from = now, None
+            source.use_count += 1
         if not self._free_ids:
-            keep = match.sequence_id if match else None
-            self._drop_least_valuable(except_id=keep)
+            self._evict(except_id=match.sequence_id if match else None)
         sequence_id = self._free_ids.pop()
         if match:
             self._memory.fork(match.sequence_id, sequence_id, match.length)
             self._ledger.fork(match.sequence_id, sequence_id, match.length)
         return sequence_id
 
-    def extend(self, sequence_id: int, count: int) -> None:
-        """Takes cells for the next tokens of a sequence; `make_room` must have found them."""
-        self._ledger.extend(sequence_id, count)
-
-    def truncate(self, sequence_id: int, length: int) -> None:
-        """Drops a running sequence's tokens behind a length."""
-        self._memory.remove(sequence_id, length)
-        self._ledger.truncate(sequence_id, length)
-
-    def make_room(self, count: int) -> bool:
-        """Drops parked sequences, least valuable first, until so many cells are free."""
-        while self._ledger.free_count < count:
-            if not self._drop_least_valuable():
-                return False
-        return True
-
-    def park(self, sequence_id: int, tokens: Sequence[int], *, now: float) -> None:
-        """Keeps the state of a sequence that ended; within the limits of what may be parked."""
-        if not self._max_parked or not tokens:
+    def park(self, sequence_id: int, ids: Sequence[int], *, now: float) -> None:
+        """Keeps the state of a sequence that ended."""
+        if not self.forks or not ids:
+            self.checkpoint(sequence_id, ids)
             self.close(sequence_id)
             return
-        new = Parked(sequence_id, tokens, now)
-        for old in made_redundant(new, self._parked.values()):
-            self._drop(old)
+        new = Parked(sequence_id, self.key(ids), now)
+        self._tree.truncate(sequence_id, len(ids))
+        self._tree.append(sequence_id, new.known.tokens[self._tree.length(sequence_id) :])
+        for old_id in self._tree.beginnings(new.known.tokens):
+            if old := self._parked.get(old_id):
+                new.use_count = max(new.use_count, old.use_count)
+                self._drop(old)
         self._parked[sequence_id] = new
-        while len(self._parked) > self._max_parked or self._parked_cells() > self._max_parked_cells:
-            self._drop_least_valuable()
 
-    def close(self, sequence_id: int) -> None:
-        """Forgets a running sequence."""
-        self._memory.remove(sequence_id)
-        self._ledger.release(sequence_id)
-        self._free_ids.append(sequence_id)
+    def checkpoint(self, sequence_id: int, ids: Sequence[int]) -> None:
+        """Keeps the state of a sequence as it is now, for models whose memory can't be shared from any token on."""
+        if self._checkpoints is None or self._ledger.length(sequence_id) != len(ids):
+            return
+        try:
+            self._checkpoints.save(sequence_id, self.key(ids), prefill_rate=self._prefill_rate)
+        except StateLost as error:
+            _log.warning("checkpoint_not_saved", error=str(error))
 
-    def drop_parked(self) -> None:
-        """Forgets all parked sequences."""
-        while self._drop_least_valuable():
-            pass
+    def housekeeping(self, *, is_busy: bool, is_streaming: bool, prefill_rate: float) -> None:
+        """Moves parked state towards the store; the engine calls this once a step.
 
-    def _parked_cells(self) -> int:
-        return self._ledger.exclusive_count(set(self._parked))
+        Busy, it keeps parked cells within their budget; idle, it gives the store what it lacks. While answers are being
+        decoded one block is moved at most.
+        """
+        self._prefill_rate = prefill_rate
+        has_fetched = self._age_fetch()
+        deadline = time.monotonic() + _MOVE_SECONDS
+        while not (has_fetched and is_streaming) and self._tidy(is_busy=is_busy):
+            if is_streaming or time.monotonic() > deadline:
+                return
 
-    def _drop_least_valuable(self, except_id: int | None = None) -> bool:
-        victim = least_valuable(item for item in self._parked.values() if item.sequence_id != except_id)
-        if victim is None:
+    def _age_fetch(self) -> bool:
+        """Gives up a fetch whose request is gone; says whether blocks were fetched in this step."""
+        if self._fetching is None:
             return False
-        self._drop(victim)
+        self._fetching.age += 1
+        if self._fetching.age > 1:
+            self._end_fetch()
+            return False
         return True
 
-    def _drop(self, item: Parked) -> None:
-        del self._parked[item.sequence_id]
-        self.close(item.sequence_id)
+    def _end_fetch(self) -> None:
+        self._fetching = self._protected_id = None
+
+    def _pieces(self, wanted: HashedTokens, match: Match | None) -> list[StoredPiece]:
+        if self._mover is None or not self._mover.is_faster_than(self._prefill_rate):
+            return []
+        return stored_pieces(wanted, self._mover.store, start=match.length if match else 0, limit=len(wanted) - 1)
+
+    def _restore_checkpoint(self, wanted: HashedTokens) -> Match | None:
+        """Starts a sequence with the longest stored state that begins a prompt."""
+        checkpoint = self._checkpoints.longest(wanted) if self._checkpoints else None
+        if checkpoint is None or self._ledger.free_count < checkpoint.length or not self._free_ids:
+            return None
+        sequence_id = self._free_ids.pop()
+        try:
+            self._checkpoints.restore(sequence_id, checkpoint)  # type: ignore[union-attr]
+        except (StateLost, KeyError) as error:
+            _log.warning("checkpoint_not_restored", error=str(error))
+            self._free_ids.append(sequence_id)
+            return None
+        self._ledger.extend(sequence_id, checkpoint.length)
+        return Match(sequence_id, checkpoint.length)
+
+    def _fetch_target(self, wanted: HashedTokens, match: Match | None, now: float) -> int:
+        """The parked sequence that fetched blocks are appended to: the matched one if all of it matches, or a fork."""
+        length = match.length if match else 0
+        parked = self._parked.get(match.sequence_id) if match else None
+        if match and parked and len(parked.known) == length:
+            if parked.fetched_from is None:
+                parked.fetched_from = length
+            return match.sequence_id
+        sequence_id = self.open(match, now=now)
+        extends_running = match is not None and parked is None
+        self._parked[sequence_id] = Parked(
+            sequence_id, wanted.truncated(length), now, fetched_from=length, extends_running=extends_running
+        )
+        self._tree.append(sequence_id, wanted.tokens[:length])
+        return sequence_id
+
+    def _fetch_piece(self, sequence_id: int, wanted: HashedTokens, piece: StoredPiece) -> bool:
+        block = self._mover.store.get(piece.hash) if self._mover else None
+        if block is None or not self.make_room(len(block.tokens), except_id=sequence_id):
+            return False
+        try:
+            self._mover.restore(sequence_id, block, piece)  # type: ignore[union-attr]
+        except StateLost as error:
+            _log.warning("kv_block_not_restored", error=str(error))
+            return False
+        self._ledger.extend(sequence_id, piece.end - piece.start)
+        self._tree.append(sequence_id, wanted.tokens[piece.start : piece.end])
+        parked = self._parked[sequence_id]
+        parked.known = wanted.truncated(piece.end)
+        parked.tried_block_count = piece.start // BLOCK_TOKENS
+        return True

@@ -2,10 +2,11 @@
 
 import ctypes
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import llama_cpp
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.worker.cost import StepShape
-from services.worker.settings import CacheType
+from services.worker.kv_state import KvState
+from services.worker.settings import CacheType, MetadataValue
 
 _log = logging.getLogger(__name__)
 _GGML_TYPE: Final[dict[CacheType, int]] = {
@@ -86,10 +88,15 @@ def _load_backends() -> None:
 class LlamaModel:
     """Weights and vocabulary of one GGUF file."""
 
-    def __init__(self, path: Path, *, gpu_layers: int, mmap: bool, mlock: bool) -> None:
+    def __init__(
+        self, path: Path, *, gpu_layers: int, mmap: bool, mlock: bool,
+        overrides: Mapping[str, MetadataValue] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.load_mode = _load_mode(mmap=mmap, mlock=mlock)
+        if overrides:
+            params.kv_overrides = _metadata_overrides(overrides)
         self.handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise LoadFailed(f"{path} can't be loaded; the log says why. Is it a complete GGUF file?")
@@ -119,9 +126,13 @@ class LlamaModel:
 
     @property
     def forks_at_any_token(self) -> bool:
-        """Whether the KV state of any beginning of a sequence can be shared (no window, no recurrent state)."""
-        has_state = llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle)
-        return not has_state and llama_cpp.llama_model_n_swa(self.handle) == 0
+        """Whether the state of any beginning of a sequence can be shared: there is no recurrent state."""
+        return not (llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle))
+
+    @property
+    def window(self) -> int:
+        """Tokens that layers with a sliding window look back; 0 if there are none."""
+        return int(llama_cpp.llama_model_n_swa(self.handle))
 
     @property
     def chat_template(self) -> str | None:
@@ -229,9 +240,10 @@ class LlamaContext:
         type_k: CacheType, type_v: CacheType, draft_tokens: int = 0,
     ) -> None:  # fmt: skip
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_seq_max, params.kv_unified = cells, sequences, True
+        ids = KvState.needed_ids(sequences, window=model.window)
+        params.n_ctx, params.n_seq_max, params.kv_unified = cells, ids, True
         params.n_batch = params.n_ubatch = batch_tokens
-        params.n_outputs_max = sequences + draft_tokens  # llama.cpp aborts with fewer
+        params.n_outputs_max = ids + draft_tokens  # llama.cpp aborts with fewer
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.type_k, params.type_v = _GGML_TYPE[type_k], _GGML_TYPE[type_v]
@@ -241,7 +253,7 @@ class LlamaContext:
         if not self.handle:
             raise LoadFailed(f"No memory for {cells} KV cells; set a smaller `context` or `kv_cells`.")
         self.cell_count = int(llama_cpp.llama_n_ctx(self.handle))
-        self._memory = llama_cpp.llama_get_memory(self.handle)
+        self.kv = KvState(self.handle, sequences=sequences, window=model.window)
         self._vocab_size = model.vocab_size
         self._batch = _Batch(batch_tokens)
 
@@ -269,17 +281,9 @@ class LlamaContext:
         address = ctypes.addressof(pointer.contents)
         return np.frombuffer((ctypes.c_float * self._vocab_size).from_address(address), dtype=np.float32)
 
-    def fork(self, source_id: int, target_id: int, length: int) -> None:
-        """Lets a sequence share the first cells of another one, without copying."""
-        llama_cpp.llama_memory_seq_cp(self._memory, source_id, target_id, 0, length)
-
-    def remove(self, sequence_id: int, start: int = 0) -> bool:
-        """Drops a sequence from a position on."""
-        return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence_id, start, -1))
-
     def clear(self) -> None:
         """Drops all sequences."""
-        llama_cpp.llama_memory_clear(self._memory, True)
+        self.kv.clear()
 
 
 class _Batch:
@@ -324,6 +328,22 @@ def device_names() -> list[str]:
         return []
     info = llama_cpp.llama_print_system_info().decode(errors="replace")
     return [name for name in ("CUDA", "Metal", "Vulkan", "ROCm", "SYCL") if name.lower() in info.lower()] or ["GPU"]
+
+
+def _metadata_overrides(values: Mapping[str, MetadataValue]) -> Any:
+    """Makes llama.cpp's list of overrides, which an empty key ends."""
+    overrides = (llama_cpp.llama_model_kv_override * (len(values) + 1))()
+    for override, (key, value) in zip(overrides, values.items(), strict=False):
+        override.key = key.encode()
+        if isinstance(value, bool):
+            override.tag, override.value.val_bool = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_BOOL, value
+        elif isinstance(value, int):
+            override.tag, override.value.val_i64 = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT, value
+        elif isinstance(value, float):
+            override.tag, override.value.val_f64 = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_FLOAT, value
+        else:
+            override.tag, override.value.val_str = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_STR, value.encode()
+    return overrides
 
 
 def _load_mode(*, mmap: bool, mlock: bool) -> int:

@@ -1,13 +1,18 @@
 """Loads a model and sizes its KV cache to the machine."""
 
+import json
 from dataclasses import dataclass
 from typing import Final
 
 import psutil
+import structlog
 
 from services.worker.compute_lock import ComputeLock, FileComputeLock, NoComputeLock
+from services.worker.fingerprint import file_identity, fingerprint
 from services.worker.kv_pool import KvPool
 from services.worker.llama import LlamaContext, LlamaModel, LoadFailed, device_names, initialise
+from services.worker.parked_budget import measure_parked_budget
+from services.worker.ram_tier import RamTier
 from services.worker.settings import WorkerSettings
 from services.worker.speculation import MOST_PER_STEP
 from services.worker.speculation.draft_model import DraftModel
@@ -15,6 +20,8 @@ from services.worker.speculation.loading import load_draft_model
 
 _SHARE_OF_FREE_MEMORY: Final = 0.4
 _GIB: Final = 1024**3
+_MOST_RAM_BYTES: Final = 8 * 10**9
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,10 @@ def load(settings: WorkerSettings) -> Loaded:
     if settings.model_path is None or not settings.model_path.is_file():
         raise LoadFailed(f"Model file {settings.model_path} is missing; `localcode models pull` fetches it.")
     initialise()
-    model = LlamaModel(settings.model_path, gpu_layers=settings.gpu_layers, mmap=settings.mmap, mlock=settings.mlock)
+    model = LlamaModel(
+        settings.model_path, gpu_layers=settings.gpu_layers, mmap=settings.mmap, mlock=settings.mlock,
+        overrides=settings.metadata_overrides,
+    )  # fmt: skip
     size = kv_size(
         settings,
         trained_context=model.trained_context,
@@ -52,19 +62,43 @@ def load(settings: WorkerSettings) -> Loaded:
         free_bytes=psutil.virtual_memory().available,
     )
     threads = settings.threads or psutil.cpu_count(logical=False) or 1
-    sequences = settings.slots + settings.parked_sequences
+    # A recurrent model keeps a full state for every sequence id, so there nothing is parked.
+    sequences = settings.slots + (settings.parked_sequences if model.forks_at_any_token else 0)
     context = LlamaContext(
         model, cells=size.cells, sequences=sequences, batch_tokens=settings.batch_tokens, threads=threads,
         type_k=settings.cache_type_k, type_v=settings.cache_type_v, draft_tokens=MOST_PER_STEP,
     )  # fmt: skip
-    pool = KvPool(
-        context, cells=size.cells, sequences=sequences, parked_sequences=settings.parked_sequences,
-        parked_cells=size.parked_cells, forks=model.forks_at_any_token,
-    )  # fmt: skip
     lock = _compute_lock(settings)
+    with lock.held():
+        pool = _pool(settings, model, context, size, sequences)
     return Loaded(
         model, context, pool, lock, size, threads,
         draft_model=load_draft_model(settings, model, lock, cells=size.cells, threads=threads),
+    )  # fmt: skip
+
+
+def ram_bytes(settings: WorkerSettings, *, free_bytes: int) -> int:
+    """Sizes the tier in host memory: as configured, else a quarter of what is free, at most 8 GB."""
+    if settings.ram_bytes is not None:
+        return settings.ram_bytes
+    return min(_MOST_RAM_BYTES, free_bytes // 4)
+
+
+def _pool(settings: WorkerSettings, model: LlamaModel, context: LlamaContext, size: KvSize, sequences: int) -> KvPool:
+    store_bytes = ram_bytes(settings, free_bytes=psutil.virtual_memory().available)
+    can_store = store_bytes > 0
+    parked_cells = size.parked_cells
+    if can_store and model.forks_at_any_token and settings.parked_cells is None:
+        parked_cells = measure_parked_budget(context, at_most=parked_cells)
+    _log.info("kv_tiers_sized", parked_cells=parked_cells, ram_bytes=store_bytes if can_store else 0)
+    return KvPool(
+        context.kv, cells=size.cells, sequences=sequences, parked_sequences=settings.parked_sequences,
+        parked_cells=parked_cells, forks=model.forks_at_any_token,
+        store=RamTier(store_bytes) if can_store else None,
+        fingerprint=fingerprint({
+            "model": file_identity(model.path), "type_k": settings.cache_type_k, "type_v": settings.cache_type_v,
+            "overrides": json.dumps(settings.metadata_overrides, sort_keys=True),
+        }),
     )  # fmt: skip
 
 

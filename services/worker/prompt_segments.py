@@ -19,6 +19,8 @@ class Segment:
 
     text: str
     parse_special: bool
+    token_ids: tuple[int, ...] | None = None
+    """The tokens of the text, where they are known."""
 
 
 class Protection:
@@ -26,7 +28,7 @@ class Protection:
 
     def __init__(self, value: Any, literals: re.Pattern[str] | None) -> None:
         self._guard = _unused_character(value)
-        self._literals: list[str] = []
+        self._literals: list[Segment] = []
         self.end_mark = f"{self._guard}end{self._guard}"
         self.value = value if literals is None else _mapped(value, lambda text: literals.sub(self._mark, text))
 
@@ -35,16 +37,22 @@ class Protection:
         segments: list[Segment] = []
         for index, piece in enumerate(text.split(self._guard)):
             is_mark = index % 2 == 1
-            segment = Segment(self._literals[int(piece)] if is_mark else piece, parse_special=not is_mark)
-            if not segment.text:
-                continue
-            if segments and segments[-1].parse_special == segment.parse_special:
+            segment = self._literals[int(piece)] if is_mark else Segment(piece, parse_special=True)
+            if segments and _can_join(segments[-1], segment):
                 segment = Segment(segments.pop().text + segment.text, segment.parse_special)
-            segments.append(segment)
+            if segment.text or segment.token_ids is not None:
+                segments.append(segment)
         return segments
 
+    def place_of(self, text: str, token_ids: tuple[int, ...]) -> str:
+        """Makes a mark that stands for text whose tokens are known."""
+        return self._add(Segment(text, parse_special=True, token_ids=token_ids))
+
     def _mark(self, match: re.Match[str]) -> str:
-        self._literals.append(match.group())
+        return self._add(Segment(match.group(), parse_special=False))
+
+    def _add(self, segment: Segment) -> str:
+        self._literals.append(segment)
         return f"{self._guard}{len(self._literals) - 1}{self._guard}"
 
 
@@ -58,6 +66,10 @@ class ProtectedText:
     def protect(self, value: Any) -> Protection:
         """Replaces special literals in all strings of nested lists and objects."""
         return Protection(value, self._literals)
+
+
+def _can_join(left: Segment, right: Segment) -> bool:
+    return left.parse_special == right.parse_special and left.token_ids is None and right.token_ids is None
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:

@@ -1,7 +1,7 @@
 """Turns a request into what the engine needs: tokens, limits, sampling options. Raises what the client must be told."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -13,6 +13,7 @@ from services.worker.grammar import response_grammar
 from services.worker.llama import LlamaModel
 from services.worker.prompt_layout import lay_out
 from services.worker.reasoning import REASONING_TEXTS, Reasoning, pick_reasoning
+from services.worker.replay import ReplayMemory, Spoken, Transcript, opening_of
 from services.worker.sampling import SamplingOptions, check_grammar
 from services.worker.settings import WorkerSettings
 from services.worker.tool_calls import pick_format
@@ -32,6 +33,8 @@ class Prepared:
     reasoning: Reasoning | None
     call_grammar: str
     """What a call must look like from its opening on, where the model itself decides to call; else empty."""
+    opening: str
+    """The end of the prompt's text."""
 
 
 class Preparer:
@@ -53,6 +56,7 @@ class Preparer:
             history_id=self.call_format.history_id,
         )
         self._context_length, self._now = context_length, now
+        self.replays = ReplayMemory()
 
     def prepare(self, request: pb.GenerateRequest) -> Prepared:
         """Validates, renders and tokenizes a request."""
@@ -67,18 +71,33 @@ class Preparer:
             raise InvalidRequest("max_tokens must be at least 1.", param="max_tokens")
         reasoning = pick_reasoning(self._template_source, text) if request.HasField("chat") else None
         options = self._options(request, reasoning)
-        return Prepared(tokens, min(wanted, left), options, reasoning, self._call_grammar(request, options))
+        call_grammar = self._call_grammar(request, options)
+        return Prepared(tokens, min(wanted, left), options, reasoning, call_grammar, opening_of(text))
 
     def render(self, chat: pb.ChatPrompt) -> tuple[str, list[int]]:
         """Applies the chat template; returns the text and its tokens."""
         _refuse_images(chat, self._settings.name)
-        rendered = self._template.render(lay_out(chat, self._settings.prompt_layout), now=self._now())
+        chat = lay_out(chat, self._settings.prompt_layout)
+        rendered = self._template.replay(chat, now=self._now(), spoken=self.replays.recall(_answered(chat)))
         tokens: list[int] = []
         if self._model.adds_bos and not rendered.text.startswith(self._model.bos_text):
             tokens.append(self._model.bos)
         for segment in rendered.segments:
-            tokens += self._model.tokenize(segment.text, add_special=False, parse_special=segment.parse_special)
+            if segment.token_ids is not None:
+                tokens += segment.token_ids
+            else:
+                tokens += self._model.tokenize(segment.text, add_special=False, parse_special=segment.parse_special)
         return rendered.text, tokens
+
+    def remember(
+        self, request: pb.GenerateRequest, prepared: Prepared, transcript: Transcript, token_ids: Sequence[int]
+    ) -> None:
+        """Remembers the tokens of a whole answer, for when it comes back as part of a prompt."""
+        if not request.HasField("chat") or not token_ids or _answered(request.chat) != request.chat:
+            return
+        text = b"".join(map(self._model.piece, token_ids)).decode(errors="replace")
+        spoken = Spoken(tuple(token_ids), text, "".join(transcript.reasoning), prepared.opening)
+        self.replays.remember(request.chat, transcript, spoken)
 
     def _prompt(self, request: pb.GenerateRequest) -> tuple[str, list[int]]:
         if request.WhichOneof("prompt") == "text":
@@ -122,6 +141,16 @@ class Preparer:
         may_call = chat.tools and chat.tool_choice.mode != pb.TOOL_CHOICE_MODE_NONE
         is_held = may_call and not options.grammar and self._settings.tool_grammar
         return offered_call_grammar(self.call_format, chat.tools) if is_held else ""
+
+
+def _answered(chat: pb.ChatPrompt) -> pb.ChatPrompt:
+    """The part of a conversation whose answers are complete: all but a last answer that the model must continue."""
+    if not chat.messages or chat.messages[-1].role != pb.ROLE_ASSISTANT:
+        return chat
+    complete = pb.ChatPrompt()
+    complete.CopyFrom(chat)
+    del complete.messages[-1]
+    return complete
 
 
 def _format_field(response_format: pb.ResponseFormat) -> str:

@@ -15,6 +15,7 @@ from services.worker.engine import Engine
 from services.worker.generation import Event, Generation
 from services.worker.llama import LlamaModel
 from services.worker.prompts import BATCH_CLASSES, Prepared, Preparer
+from services.worker.replay import Transcript
 from services.worker.sampling import Sampler
 from services.worker.speculation import SpeculationOptions
 from services.worker.speculation.options import merge_options
@@ -53,12 +54,17 @@ class InferenceServicer(InferenceServiceServicer):
         self._check_model(request.model)
         arrived_at = time.monotonic()
         prepared = await asyncio.to_thread(self._preparer.prepare, request)
-        async with self._submitted(request, prepared, arrived_at) as events:
+        transcript = Transcript()
+        async with self._submitted(request, prepared, arrived_at) as (generation, events):
             yield self._admitted(prepared)
             while True:
                 event = await events.get()
                 if isinstance(event, Exception):
                     raise event
+                transcript.add(event.delta)
+                if event.HasField("finish") and _is_whole(request, event.finish):
+                    token_ids = generation.tokens[generation.prompt_token_count :]
+                    self._preparer.remember(request, prepared, transcript, token_ids)
                 yield event
                 if event.HasField("finish"):
                     return
@@ -93,12 +99,12 @@ class InferenceServicer(InferenceServiceServicer):
     @asynccontextmanager
     async def _submitted(
         self, request: pb.GenerateRequest, prepared: Prepared, arrived_at: float
-    ) -> AsyncIterator[asyncio.Queue[Event]]:
+    ) -> AsyncIterator[tuple[Generation, asyncio.Queue[Event]]]:
         events: asyncio.Queue[Event] = asyncio.Queue()
         generation = self._generation(request, prepared, events, arrived_at)
         self._engine.submit(generation)
         try:
-            yield events
+            yield generation, events
         finally:
             self._engine.cancel(generation)
 
@@ -146,6 +152,14 @@ class InferenceServicer(InferenceServiceServicer):
         known = (self._description.name, *self._description.aliases)
         if name and name not in known:
             raise ModelNotFound(f"The model {name!r} is not served here; try {', '.join(known)}.", param="model")
+
+
+def _is_whole(request: pb.GenerateRequest, finish: pb.Finish) -> bool:
+    """Whether the model itself ended an answer of which every token was seen here."""
+    chat = request.chat
+    is_cut_after_a_call = chat.HasField("parallel_tool_calls") and not chat.parallel_tool_calls
+    was_ended = finish.reason in {pb.FINISH_REASON_STOP, pb.FINISH_REASON_TOOL_CALLS} and not finish.stop_sequence
+    return was_ended and not is_cut_after_a_call and not request.resume_tokens
 
 
 def _answer(request: pb.GenerateRequest, prepared: Prepared, call_format: Format) -> Answer:

@@ -11,6 +11,8 @@ from services.worker.prompt_layout import PromptLayout
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
+MetadataValue = bool | int | float | str
+
 
 class WorkerSettings(ServiceSettings):
     """How one model is served."""
@@ -45,7 +47,9 @@ class WorkerSettings(ServiceSettings):
     parked_sequences: int = Field(default=16, ge=0, le=128)
     """Finished conversations that keep their KV state."""
     parked_cells: PositiveInt | None = None
-    """KV cells that finished conversations may keep; unset means as many as the context."""
+    """KV cells that finished conversations may keep; unset means as many as slow a decode step by at most 3 %."""
+    ram_bytes: int | None = Field(default=None, ge=0)
+    """Host memory for KV state that left the cells; unset means a quarter of what is free, at most 8 GB; 0 is none."""
     queue_size: int = Field(default=64, ge=0)
     """Requests that may wait for a slot; more are refused."""
     batch_tokens: int = Field(default=512, ge=32, le=8192)
@@ -61,6 +65,8 @@ class WorkerSettings(ServiceSettings):
     """Data type of cached keys."""
     cache_type_v: CacheType = "f16"
     """Data type of cached values."""
+    metadata_overrides: dict[str, MetadataValue] = Field(default_factory=dict)
+    """Values that replace those of the file's metadata."""
     mmap: bool = True
     """Whether to map the model file instead of reading it."""
     mlock: bool = False

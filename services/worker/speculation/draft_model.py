@@ -14,8 +14,21 @@ from services.worker.llama import Row
 from services.worker.scheduler import shared_length
 
 
+class DraftMemory(Protocol):
+    """The sequences of its KV cache (`KvState`)."""
+
+    def remove(self, sequence_id: int, start: int = 0) -> bool:
+        """Drops a sequence from a position on."""
+        ...
+
+
 class DraftContext(Protocol):
     """llama.cpp's side of it (`LlamaContext`)."""
+
+    @property
+    def kv(self) -> DraftMemory:
+        """Its KV cache."""
+        ...
 
     def decode(self, rows: Sequence[Row]) -> list[range]:
         """Computes all rows in one call and returns the output indices of each."""
@@ -27,10 +40,6 @@ class DraftContext(Protocol):
 
     def logits(self, output: int) -> NDArray[np.float32]:
         """Looks at the logits of an output."""
-        ...
-
-    def remove(self, sequence_id: int, start: int = 0) -> bool:
-        """Drops a sequence from a position on."""
         ...
 
 
@@ -148,5 +157,5 @@ class DraftModel:
         return used + count <= self._cells
 
     def _cut(self, place: _Place, length: int) -> None:
-        self._context.remove(place.sequence_id, length)
+        self._context.kv.remove(place.sequence_id, length)
         del place.known[length:]

@@ -127,6 +127,15 @@ def test_usage_says_how_many_guesses_were_right() -> None:
     assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (7, 2)
 
 
+def test_where_cached_tokens_came_from_is_told_if_the_backend_tells_it() -> None:
+    places = pb.CacheSources(parked_token_count=3, ram_token_count=5)
+    usage = answer_to(admitted(), finish(cached_token_count=8, cached_from=places)).usage()
+    assert usage["prompt_tokens_details"] == {
+        "cached_tokens": 8,
+        "cached_from": {"parked": 3, "running": 0, "ram": 5},
+    }
+
+
 def test_choices_share_one_prompt() -> None:
     answer = answer_to((0, finish(cached_token_count=0)), (1, finish(cached_token_count=9)), choice_count=2)
     usage = answer.usage()

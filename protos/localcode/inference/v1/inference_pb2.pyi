@@ -1115,6 +1115,7 @@ class Usage(_message.Message):
     REASONING_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     ACCEPTED_DRAFT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     REJECTED_DRAFT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    CACHED_FROM_FIELD_NUMBER: _builtins.int
     prompt_token_count: _builtins.int
     """Tokens in the prompt."""
     completion_token_count: _builtins.int
@@ -1127,6 +1128,10 @@ class Usage(_message.Message):
     """Guessed tokens that the model confirmed; part of the generated ones."""
     rejected_draft_token_count: _builtins.int
     """Guessed tokens that it did not confirm; not part of the answer."""
+    @_builtins.property
+    def cached_from(self) -> Global___CacheSources:
+        """Where the cached tokens were found; unset if the backend does not say."""
+
     def __init__(
         self,
         *,
@@ -1136,14 +1141,45 @@ class Usage(_message.Message):
         reasoning_token_count: _builtins.int = ...,
         accepted_draft_token_count: _builtins.int = ...,
         rejected_draft_token_count: _builtins.int = ...,
+        cached_from: Global___CacheSources | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cached_from", b"cached_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_token_count", b"accepted_draft_token_count", "cached_token_count", b"cached_token_count", "completion_token_count", b"completion_token_count", "prompt_token_count", b"prompt_token_count", "reasoning_token_count", b"reasoning_token_count", "rejected_draft_token_count", b"rejected_draft_token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_draft_token_count", b"accepted_draft_token_count", "cached_from", b"cached_from", "cached_token_count", b"cached_token_count", "completion_token_count", b"completion_token_count", "prompt_token_count", b"prompt_token_count", "reasoning_token_count", b"reasoning_token_count", "rejected_draft_token_count", b"rejected_draft_token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
+
+@_typing.final
+class CacheSources(_message.Message):
+    """Prompt tokens whose KV state was already there, by the place it was found in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARKED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    RUNNING_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    RAM_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    parked_token_count: _builtins.int
+    """Shared with a conversation that had ended."""
+    running_token_count: _builtins.int
+    """Shared with a request in progress."""
+    ram_token_count: _builtins.int
+    """Brought back from host memory."""
+    def __init__(
+        self,
+        *,
+        parked_token_count: _builtins.int = ...,
+        running_token_count: _builtins.int = ...,
+        ram_token_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parked_token_count", b"parked_token_count", "ram_token_count", b"ram_token_count", "running_token_count", b"running_token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheSources: _TypeAlias = CacheSources  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +41,16 @@ class FakeContext:
     def __init__(self, *, cells: int = 10_000, seconds_per_step: float = 0.0) -> None:
         self.sequences: dict[int, list[int]] = {}
         self.steps: list[list[tuple[int, int]]] = []
-        self.prefilled_count = 0
+        self.prefilled_count = self.restored_count = 0
         self.fail_next = False
         self.gate: threading.Event | None = None
         self.next_token = next_token
         self._cells, self._seconds = cells, seconds_per_step
         self._outputs: dict[int, NDArray[np.float32]] = {}
+
+    @property
+    def kv(self) -> "FakeContext":
+        return self
 
     def decode(self, rows: Sequence[Row]) -> list[range]:
         if self.gate is not None:
@@ -53,7 +58,8 @@ class FakeContext:
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("broken")
-        time.sleep(self._seconds)
+        if self._seconds:
+            time.sleep(self._seconds)
         self.steps.append([(row.sequence_id, len(row.tokens)) for row in rows])
         self._outputs = {}
         outputs = []
@@ -67,7 +73,7 @@ class FakeContext:
                     self._outputs[len(self._outputs)] = self.logits_after(tokens)
             outputs.append(range(first, len(self._outputs)))
             self.prefilled_count += len(row.tokens)
-        if self.distinct_cells() > self._cells:
+        if sum(map(len, self.sequences.values())) > self._cells and self.distinct_cells() > self._cells:
             raise NoFreeCell
         return outputs
 
@@ -77,7 +83,11 @@ class FakeContext:
         return logits
 
     def distinct_cells(self) -> int:
-        return len({tuple(tokens[: i + 1]) for tokens in self.sequences.values() for i in range(len(tokens))})
+        """Counts cells as if all sequences with a common beginning shared it."""
+        beginnings = set()
+        for tokens in self.sequences.values():
+            beginnings.update(accumulate(tokens, lambda before, token: hash((before, token)), initial=0))
+        return max(0, len(beginnings) - 1)
 
     def synchronise(self) -> None:
         pass
@@ -86,14 +96,34 @@ class FakeContext:
         return self._outputs[output]
 
     def fork(self, source_id: int, target_id: int, length: int) -> None:
+        assert not self.sequences.get(target_id)
         self.sequences[target_id] = self.sequences[source_id][:length]
+        assert len(self.sequences[target_id]) == length
+
+    def extended(self, sequence_id: int, start: int, end: int) -> None:
+        assert len(self.sequences[sequence_id]) == end
 
     def remove(self, sequence_id: int, start: int = 0) -> bool:
-        if start == 0:
-            self.sequences.pop(sequence_id, None)
-        else:
-            del self.sequences[sequence_id][start:]
+        kept = self.sequences.pop(sequence_id, [])[:start]
+        if kept:
+            self.sequences[sequence_id] = kept
         return True
+
+    def holds(self, sequence_id: int, length: int) -> bool:
+        return len(self.sequences.get(sequence_id, ())) >= length
+
+    def save(self, sequence_id: int, start: int, end: int) -> NDArray[np.uint8]:
+        tokens = self.sequences[sequence_id][start:end]
+        assert len(tokens) == end - start
+        return np.array([start, *tokens], np.int32).view(np.uint8)
+
+    def restore(self, sequence_id: int, data: NDArray[np.uint8], start: int, end: int) -> None:
+        saved_start, *tokens = data.view(np.int32).tolist()
+        own = self.sequences.setdefault(sequence_id, [])
+        assert len(own) == start
+        own += tokens[start - saved_start : end - saved_start]
+        assert len(own) == end
+        self.restored_count += end - start
 
     def clear(self) -> None:
         self.sequences.clear()

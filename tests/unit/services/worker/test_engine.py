@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import BackendFailed, Overloaded
@@ -14,6 +15,7 @@ from services.worker.compute_lock import NoComputeLock
 from services.worker.engine import Engine, EngineLimits
 from services.worker.generation import Event, Generation
 from services.worker.kv_pool import KvPool
+from services.worker.ram_tier import RamTier
 from services.worker.speculation.draft_model import DraftModel
 from tests.unit.services.worker.fake_llama import FakeContext, FakeModel, FakeSampler, expected
 
@@ -25,7 +27,7 @@ class Request:
         self.prompt = list(prompt)
         self.events: queue.Queue[Event] = queue.Queue()
         self.generation = Generation(
-            request_id="r",
+            request_id=options.pop("request_id", "r"),
             tokens=list(prompt),
             prompt_token_count=len(prompt),
             max_tokens=max_tokens,
@@ -38,7 +40,7 @@ class Request:
 
     def next(self, *, skip_progress: bool = True) -> Event:
         while True:
-            event = self.events.get(timeout=5)
+            event = self.events.get(timeout=30)
             if not (skip_progress and isinstance(event, pb.GenerateResponse) and event.HasField("progress")):
                 return event
 
@@ -69,11 +71,14 @@ def running_engine(
     queue_size: int = 100,
     parked: int = 8,
     draft: DraftModel | None = None,
+    ram: int = 0,
+    parked_cells: int | None = None,
 ) -> Iterator[tuple[Engine, FakeContext, KvPool]]:
     context = context or FakeContext(cells=cells)
     pool = KvPool(
-        context, cells=cells, sequences=slots + parked, parked_sequences=parked, parked_cells=cells, forks=True
-    )
+        context, cells=cells, sequences=slots + parked, parked_sequences=parked,
+        parked_cells=cells if parked_cells is None else parked_cells, forks=True, store=RamTier(ram) if ram else None,
+    )  # fmt: skip
     limits = EngineLimits(slots=slots, queue_size=queue_size, batch_tokens=64, step_budget_seconds=0.25)
     engine = Engine(cast("Any", FakeModel()), cast("Any", context), pool, NoComputeLock(), limits, deliver, draft)
     engine.start()
@@ -229,6 +234,79 @@ def test_with_too_few_cells_requests_pause_but_all_finish_with_the_right_text() 
         pool.drop_parked()
         assert pool.used_cells == 0
         assert not context.sequences
+
+
+def test_the_oldest_request_is_never_preempted() -> None:
+    context = FakeContext(cells=300, seconds_per_step=0.001)
+    with capture_logs() as logs, running_engine(context, cells=300, parked=4) as (engine, context, _):
+        requests = [Request([n] * 40, max_tokens=200, request_id=str(n)) for n in (101, 102, 103, 104)]
+        for request in requests:
+            engine.submit(request.generation)
+        for request in requests:
+            request.wait()
+    preempted = [entry["request_id"] for entry in logs if entry["event"] == "request_preempted"]
+    assert preempted
+    assert "101" not in preempted
+    assert all(request.generated == expected(request.prompt, 200) for request in requests)
+
+
+def test_a_preempted_request_gets_its_state_back_from_memory() -> None:
+    context = FakeContext(cells=1200, seconds_per_step=0.0005)
+    with running_engine(context, cells=1200, parked=4, ram=1_000_000) as (engine, context, _):
+        pair = [Request([n] * 500, max_tokens=300) for n in (101, 102)]
+        for request in pair:
+            engine.submit(request.generation)
+        for request in pair:
+            request.wait()
+    assert all(request.generated == expected(request.prompt, 300) for request in pair)
+    assert context.restored_count > 0
+    assert context.prefilled_count <= 2 * 800 + 2 * 256
+
+
+def test_a_conversation_that_left_the_cells_comes_back_without_prefill() -> None:
+    with running_engine(parked_cells=0, ram=1_000_000, cells=2000) as (engine, context, _):
+        first = Request(range(1, 101), max_tokens=200)
+        engine.submit(first.generation)
+        first.wait()
+        for number in range(8):
+            other = Request([number] * 300, max_tokens=200)
+            engine.submit(other.generation)
+            other.wait()
+        context.prefilled_count = 0
+        again = Request([*first.generation.tokens, 50, 51], max_tokens=1)
+        engine.submit(again.generation)
+        finish = again.wait()
+    assert (finish.usage.cached_token_count, finish.usage.cached_from.ram_token_count) == (299, 299)
+    assert context.prefilled_count == 3
+
+
+@pytest.mark.parametrize("ram", [0, 20_000, 10_000_000])
+@pytest.mark.parametrize("seed", range(2))
+def test_of_many_requests_that_crowd_and_cancel_all_others_get_their_answer(ram: int, seed: int) -> None:
+    chance = random.Random(seed)
+    context = FakeContext(cells=2000)
+    with running_engine(context, cells=2000, parked=4, parked_cells=500, ram=ram) as (engine, context, pool):
+        beginnings = [[chance.randint(1, 100) for _ in range(700)] for _ in range(4)]
+        requests = [
+            Request(
+                [*chance.choice(beginnings)[: chance.randint(0, 700)], *(chance.randint(1, 100) for _ in range(20))],
+                max_tokens=chance.randint(1, 150),
+            )
+            for _ in range(64)
+        ]
+        cancelled = set(chance.sample(range(64), 16))
+        for number, request in enumerate(requests):
+            engine.submit(request.generation)
+            if number in cancelled:
+                time.sleep(chance.random() * 0.003)
+                engine.cancel(request.generation)
+        finished = [request for number, request in enumerate(requests) if number not in cancelled]
+        for request in finished:
+            request.wait()
+    assert all(r.generated == expected(r.prompt, r.generation.max_tokens) for r in finished)
+    pool.drop_parked()
+    assert pool.used_cells == 0
+    assert not context.sequences
 
 
 def test_prefill_progress_is_reported() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from services.worker.llama import LoadFailed
-from services.worker.loading import KvSize, kv_size
+from services.worker.loading import KvSize, kv_size, ram_bytes
 from services.worker.settings import WorkerSettings
 
 GIB = 1024**3
@@ -35,3 +35,9 @@ def test_a_context_that_cannot_fit_is_refused_with_the_remedy() -> None:
 def test_a_pool_smaller_than_one_context_is_refused() -> None:
     with pytest.raises(LoadFailed, match="set kv_cells to at least 4096"):
         kv_size(WorkerSettings(context=4096, kv_cells=2048), trained_context=8192, bytes_per_cell=1, free_bytes=GIB)
+
+
+def test_memory_for_blocks_is_a_quarter_of_what_is_free_and_at_most_eight_gigabytes() -> None:
+    assert ram_bytes(WorkerSettings(), free_bytes=4 * GIB) == GIB
+    assert ram_bytes(WorkerSettings(), free_bytes=400 * GIB) == 8 * 10**9
+    assert ram_bytes(WorkerSettings(ram_bytes=0), free_bytes=4 * GIB) == 0

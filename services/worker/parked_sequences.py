@@ -1,0 +1,182 @@
+"""Sequences and their cells, and how parked ones give them up: block by block from the end, into a store below."""
+
+import time
+from typing import Final, Protocol
+
+import structlog
+
+from services.worker.block_mover import BlockMover, StateMemory
+from services.worker.blocks import BLOCK_TOKENS, BlockStore
+from services.worker.cells import CellLedger
+from services.worker.checkpoints import WholeStateMemory
+from services.worker.kv_state import StateLost
+from services.worker.parking import Parked, least_valuable
+from services.worker.radix import RadixTree
+
+_log = structlog.get_logger(__name__)
+_HURRY_SECONDS: Final = 0.1  # how long a step may wait for a conversation to be saved that must go at once
+
+
+class KvMemory(StateMemory, WholeStateMemory, Protocol):
+    """llama.cpp's side of the cache (`KvState`)."""
+
+    def fork(self, source_id: int, target_id: int, length: int) -> None:
+        """Lets a sequence share the first cells of another one."""
+        ...
+
+    def extended(self, sequence_id: int, start: int, end: int) -> None:
+        """Takes note of cells that were added to a sequence."""
+        ...
+
+    def remove(self, sequence_id: int, start: int = 0) -> bool:
+        """Drops a sequence from a position on."""
+        ...
+
+    def holds(self, sequence_id: int, length: int) -> bool:
+        """Whether the first positions of a sequence are all there."""
+        ...
+
+
+class ParkedSequences:
+    """Knows which cells belong to which sequence, and takes them from those that nobody generates from."""
+
+    def __init__(
+        self, memory: KvMemory, *, cells: int, sequences: int, parked_cells: int, store: BlockStore | None
+    ) -> None:
+        self._memory = memory
+        self._mover = BlockMover(memory, store) if store is not None else None
+        self._ledger = CellLedger(cells)
+        self._tree = RadixTree()
+        self._free_ids = list(range(sequences - 1, -1, -1))
+        self._parked: dict[int, Parked] = {}
+        self._max_parked_cells = parked_cells
+        self._protected_id: int | None = None
+        self._prefill_rate = 0.0
+
+    @property
+    def used_cells(self) -> int:
+        """Cells in use."""
+        return self._ledger.used_count
+
+    @property
+    def cell_count(self) -> int:
+        """Cells in all."""
+        return self._ledger.cell_count
+
+    @property
+    def parked_count(self) -> int:
+        """Parked sequences."""
+        return len(self._parked)
+
+    @property
+    def is_untidy(self) -> bool:
+        """Whether parked state is left that the store has not been given."""
+        return self._mover is not None and self._next_unsaved() is not None
+
+    def lengths(self) -> dict[int, int]:
+        """Tokens in cells, by sequence."""
+        return self._ledger.lengths()
+
+    def extend(self, sequence_id: int, count: int) -> None:
+        """Takes cells for tokens that were computed; `make_room` must have found them."""
+        length = self._ledger.length(sequence_id)
+        self._ledger.extend(sequence_id, count)
+        self._memory.extended(sequence_id, length, length + count)
+
+    def truncate(self, sequence_id: int, length: int) -> None:
+        """Drops a sequence's tokens behind a length."""
+        self._memory.remove(sequence_id, length)
+        self._ledger.truncate(sequence_id, length)
+        self._tree.truncate(sequence_id, length)
+
+    def make_room(self, count: int, *, except_id: int | None = None) -> bool:
+        """Moves parked blocks to the store, or drops them, until so many cells are free."""
+        while self._ledger.free_count < count:
+            victim = self._victim(except_id)
+            if victim is None:
+                return False
+            self._shrink(victim)
+        return True
+
+    def close(self, sequence_id: int) -> None:
+        """Forgets a running sequence."""
+        self._memory.remove(sequence_id)
+        self._ledger.release(sequence_id)
+        self._tree.remove(sequence_id)
+        self._free_ids.append(sequence_id)
+
+    def drop_parked(self) -> None:
+        """Forgets all parked sequences."""
+        for parked in list(self._parked.values()):
+            self._drop(parked)
+
+    def _tidy(self, *, is_busy: bool) -> bool:
+        """Saves one block; False if nothing is left to do."""
+        if is_busy:
+            while self._is_over_budget() and (victim := self._victim(None)):
+                if self._shrink(victim):
+                    return True
+            return False
+        unsaved = self._next_unsaved() if self._mover else None
+        if unsaved:
+            self._save(unsaved, unsaved.tried_block_count)
+        return unsaved is not None
+
+    def _next_unsaved(self) -> Parked | None:
+        return next((one for one in self._parked.values() if one.tried_block_count < one.known.block_count), None)
+
+    def _is_over_budget(self) -> bool:
+        if sum(len(one.known) for one in self._parked.values()) <= self._max_parked_cells:
+            return False
+        return self._ledger.exclusive_count(set(self._parked)) > self._max_parked_cells
+
+    def _victim(self, except_id: int | None) -> Parked | None:
+        """The parked sequence to take blocks from; one that shares all its cells frees none and comes last."""
+        kept = {except_id, self._protected_id}
+        candidates = [one for one in self._parked.values() if one.sequence_id not in kept]
+        freeing = [one for one in candidates if self._ledger.released_by(one.sequence_id)]
+        return least_valuable(freeing or candidates, now=time.monotonic())
+
+    def _shrink(self, parked: Parked) -> bool:
+        """Takes the last block from a parked sequence, saving it; says whether that moved bytes."""
+        index = parked.known.block_count - 1
+        has_moved = index >= 0 and self._save(parked, index)
+        if parked.sequence_id not in self._parked:  # its state was lost
+            return False
+        if index <= 0:
+            self._drop(parked)
+            return has_moved
+        self.truncate(parked.sequence_id, index * BLOCK_TOKENS)
+        parked.known = parked.known.truncated(index * BLOCK_TOKENS)
+        parked.tried_block_count = min(parked.tried_block_count, index)
+        return has_moved
+
+    def _save(self, parked: Parked, index: int) -> bool:
+        """Gives one block to the store; says whether bytes were moved. A sequence that lost its state is dropped."""
+        if index == parked.tried_block_count:
+            parked.tried_block_count += 1
+        if self._mover is None:
+            return False
+        try:
+            return self._mover.save(parked.sequence_id, parked.known, index, prefill_rate=self._prefill_rate)
+        except StateLost as error:
+            _log.warning("kv_state_lost", error=str(error))
+            self._drop(parked)
+            return False
+
+    def _evict(self, except_id: int | None) -> None:
+        """Drops a parked sequence for its id, saving as much of it from the beginning as a step can wait for."""
+        victim = self._victim(except_id)
+        if victim is None:
+            return
+        deadline = time.monotonic() + _HURRY_SECONDS
+        for index in range(victim.tried_block_count, victim.known.block_count):
+            if time.monotonic() > deadline or victim.sequence_id not in self._parked:
+                break
+            self._save(victim, index)
+        if victim.sequence_id in self._parked:
+            self._drop(victim)
+
+    def _drop(self, parked: Parked) -> None:
+        del self._parked[parked.sequence_id]
+        self.close(parked.sequence_id)

@@ -1,0 +1,117 @@
+"""KV blocks in host memory, under a byte budget."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from services.worker.blocks import Block, Tokens, shared_token_count
+
+_HALF_LIFE_SECONDS: Final = 3600.0
+
+
+@dataclass
+class _Kept:
+    block: Block
+    last_used_at: float
+    use_count: int = 0
+
+
+def expected_reuse(use_count: int, idle_seconds: float) -> float:
+    """Guesses how often state will be used again: as often as before, halved by every hour without use."""
+    return float((1 + use_count) * 0.5 ** (idle_seconds / _HALF_LIFE_SECONDS))
+
+
+def value_per_byte(block: Block, use_count: int, idle_seconds: float) -> float:
+    """Says what a block is worth to keep: seconds that it will probably save, per byte."""
+    return block.recompute_seconds * expected_reuse(use_count, idle_seconds) / max(1, block.data.nbytes)
+
+
+class RamTier:
+    """A `BlockStore` in memory.
+
+    A block whose children are stored is worth at least what they are, so only blocks without children are dropped.
+    """
+
+    def __init__(self, budget_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.budget_bytes = budget_bytes
+        self._clock = clock
+        self._kept: dict[bytes, _Kept] = {}
+        self._children: dict[bytes, set[bytes]] = {}
+        self._used_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all blocks."""
+        return self._used_bytes
+
+    def contains(self, block_hash: bytes) -> bool:
+        """Whether a block is here."""
+        return block_hash in self._kept
+
+    def get(self, block_hash: bytes) -> Block | None:
+        """Reads a block and counts the use."""
+        kept = self._kept.get(block_hash)
+        if kept is None:
+            return None
+        kept.use_count += 1
+        kept.last_used_at = self._clock()
+        return kept.block
+
+    def put(self, block: Block) -> None:
+        """Keeps a block, dropping the least valuable ones; partial blocks that it continues become superfluous."""
+        if block.hash in self._kept or block.data.nbytes > self.budget_bytes:
+            return
+        use_count = self._absorb_beginnings(block)
+        while self._used_bytes + block.data.nbytes > self.budget_bytes:
+            if not self._drop_least_valuable(except_hash=block.parent):
+                return
+        self._kept[block.hash] = _Kept(block, self._clock(), use_count)
+        self._children.setdefault(block.parent, set()).add(block.hash)
+        self._used_bytes += block.data.nbytes
+
+    def children(self, parent: bytes) -> Iterable[tuple[bytes, Tokens]]:
+        """Lists the blocks that follow a parent."""
+        return [(name, self._kept[name].block.tokens) for name in self._children.get(parent, ())]
+
+    def clear(self) -> None:
+        """Drops all blocks."""
+        self._kept.clear()
+        self._children.clear()
+        self._used_bytes = 0
+
+    def discard(self, block_hash: bytes) -> None:
+        """Drops a block; blocks that follow it stay, and may get their parent back."""
+        kept = self._kept.pop(block_hash, None)
+        if kept is None:
+            return
+        self._used_bytes -= kept.block.data.nbytes
+        siblings = self._children[kept.block.parent]
+        siblings.discard(block_hash)
+        if not siblings:
+            del self._children[kept.block.parent]
+
+    def _absorb_beginnings(self, block: Block) -> int:
+        """Drops siblings that are a beginning of a new block; it inherits their uses."""
+        use_count = 0
+        for name, tokens in self.children(block.parent):
+            if len(tokens) < len(block.tokens) and shared_token_count(tokens, block.tokens) == len(tokens):
+                use_count = max(use_count, self._kept[name].use_count)
+                self.discard(name)
+        return use_count
+
+    def _drop_least_valuable(self, *, except_hash: bytes) -> bool:
+        now = self._clock()
+        leaves = (kept for name, kept in self._kept.items() if name not in self._children and name != except_hash)
+        victim = min(
+            leaves,
+            key=lambda kept: (value_per_byte(kept.block, kept.use_count, now - kept.last_used_at), kept.last_used_at),
+            default=None,
+        )
+        if victim is None:
+            return False
+        self.discard(victim.block.hash)
+        return True

@@ -1,0 +1,44 @@
+"""Recurrent models, whose state can't be cut, go on from states saved at the ends of prompts and answers."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.engine import loaded_engine
+from tests.fakes.tiny_models import write_recurrent_model
+
+pytestmark = pytest.mark.integration
+
+PROMPT = [3 + (7 * i + i // 11) % 250 for i in range(300)]
+
+
+@pytest.fixture
+def recurrent_model(tmp_path: Path) -> Path:
+    return write_recurrent_model(tmp_path / "recurrent.gguf")
+
+
+def test_the_next_turn_goes_on_from_the_end_of_the_answer(recurrent_model: Path) -> None:
+    with loaded_engine(recurrent_model, context=1024, kv_cells=1024, slots=2) as running:
+        first = running.ask(PROMPT, max_tokens=10)
+        first.wait()
+        turn = [*first.generation.tokens, 30, 31, 32]
+        second = running.ask(turn, max_tokens=10)
+        usage = second.wait().usage
+    with loaded_engine(recurrent_model, context=1024, kv_cells=1024, slots=2, ram_bytes=0) as fresh:
+        alone = fresh.ask(turn, max_tokens=10)
+        assert alone.wait().usage.cached_token_count == 0
+    assert usage.cached_from.ram_token_count == 309  # the last token of an answer is never computed
+    assert second.generation.tokens == alone.generation.tokens
+
+
+def test_another_question_goes_on_from_the_end_of_the_prompt(recurrent_model: Path) -> None:
+    with loaded_engine(recurrent_model, context=1024, kv_cells=1024, slots=2) as running:
+        running.ask(PROMPT, max_tokens=10).wait()
+        usage = running.ask([*PROMPT, 250, 251], max_tokens=3).wait().usage
+    assert usage.cached_token_count == 300
+
+
+def test_what_shares_only_the_middle_of_a_prompt_is_computed_anew(recurrent_model: Path) -> None:
+    with loaded_engine(recurrent_model, context=1024, kv_cells=1024, slots=2) as running:
+        running.ask(PROMPT, max_tokens=10).wait()
+        assert running.ask([*PROMPT[:200], 250, 251], max_tokens=3).wait().usage.cached_token_count == 0
