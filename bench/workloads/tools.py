@@ -1,0 +1,40 @@
+"""Whether tool calls arrive: requests that need one of OpenCode's tools, and requests that need none."""
+
+from collections.abc import Sequence
+
+from bench.servers.target import Target
+from bench.tool_set import Verdict, judge, read_tool_requests
+from bench.workload import Round, Sample, Workload
+
+_MOST_TOKENS = 256
+
+
+async def measure(target: Target, turn: Round) -> list[Sample]:
+    """Puts each request into the agent's prompt, one after the other, at temperature 0."""
+    limit = turn.sizes.tool_requests
+    requests = read_tool_requests()
+    requests = requests if limit is None else requests[:: max(len(requests) // limit, 1)][:limit]
+    verdicts = []
+    for request in requests:
+        body = turn.material.main(task=request.prompt, max_tokens=_MOST_TOKENS)
+        verdicts.append(judge(request, (await target.chat(body)).calls))
+    return summary(verdicts)
+
+
+def summary(verdicts: Sequence[Verdict]) -> list[Sample]:
+    """Counts; requests that need a tool and those that need none apart."""
+    needing = [verdict for verdict in verdicts if verdict.needs_tool]
+    needless = [verdict for verdict in verdicts if not verdict.needs_tool]
+    return [
+        Sample("requests that need a tool", len(needing), ""),
+        Sample("delivered as a tool call", sum(verdict.delivered for verdict in needing), "", "higher"),
+        Sample("the right tool", sum(verdict.right_tool for verdict in needing), "", "higher"),
+        Sample("the right tool and arguments", sum(verdict.right_arguments for verdict in needing), "", "higher"),
+        Sample("requests that need none", len(needless), ""),
+        Sample("false calls", sum(verdict.delivered for verdict in needless), "", "lower"),
+    ]
+
+
+TOOLS = Workload(
+    "tools", "requests in the agent's prompt that need a tool, or none", measure, model="main", fresh=False, once=True
+)
