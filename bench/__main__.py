@@ -86,7 +86,7 @@ def run(
         url=url,
         url_model=url_model,
     )
-    material = Material.of(QUICK if quick else FULL, traces or (RECORDED if RECORDED.is_dir() else None))
+    material = Material.of(QUICK if quick else FULL, traces or (RECORDED if RECORDED.is_dir() and not quick else None))
     saves = not quick if save is None else save
     peer = version_of(program) if program else None
     for name in workloads or WORKLOADS:

@@ -100,7 +100,7 @@ async def record(out: Path, program: Path | None = None) -> int:
                 home=home,
                 model="main",
                 context=32_768,
-                program=program or find_opencode(),
+                program=(program or find_opencode()).absolute(),
             )
         finally:
             server.should_exit = True

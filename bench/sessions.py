@@ -53,7 +53,7 @@ def subagent_requests(*, directory: str, sizes: Sizes = FULL) -> tuple[Body, Bod
     """The first requests of two agents that a main loop starts at once: about 3,000 tokens, all but the last alike."""
     rules = _rules(sizes.system_rules * 2 // 5)
     system = f"You are a file search specialist.\n{rules}\n{_environment(directory)}"
-    tools = [_tool(tool, sizes.tool_sentences * 9 // 10) for tool in _tools() if tool["name"] in _SUBAGENT_TOOLS]
+    tools = [_tool(tool, sizes.tool_sentences) for tool in _tools() if tool["name"] in _SUBAGENT_TOOLS]
     tasks = ("Find where the input is parsed and list the files.", "Find the modules without a test and list them.")
     first, second = (
         {

@@ -15,7 +15,7 @@ class Sizes:
     streams: tuple[int, ...] = (1, 2, 4, 8)
     system_rules: int = 150
     """Lines of the generated system prompt: about 2,000 tokens."""
-    tool_sentences: int = 34
+    tool_sentences: int = 26
     """Of each generated tool's description: about 5,000 tokens for ten tools."""
     turns: int = 8
     """Of a generated session."""

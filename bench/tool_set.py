@@ -12,7 +12,7 @@ SET_FILE: Final = Path(__file__).parent / "data/tool_requests.jsonl"
 
 @dataclass(frozen=True)
 class Accepted:
-    """A call that fits: the tool, and a regular expression for each argument that matters."""
+    """A call that fits: the tool, and a regular expression, whatever the case, for each argument that matters."""
 
     tool: str
     arguments: Mapping[str, str]
@@ -71,4 +71,4 @@ def _arguments(call: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _fits(arguments: Mapping[str, Any], patterns: Mapping[str, str]) -> bool:
-    return all(re.search(pattern, str(arguments.get(name, ""))) for name, pattern in patterns.items())
+    return all(re.search(pattern, str(arguments.get(name, "")), re.IGNORECASE) for name, pattern in patterns.items())
