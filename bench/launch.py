@@ -2,8 +2,8 @@
 
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +39,7 @@ class Machinery:
     def check(self, contestant: Contestant, workload: Workload) -> None:
         """Says in an error why a contestant can't take part."""
         if self.url:
-            if workload.model == "scripted" or contestant != workload.contestants[0]:
+            if workload.model == "scripted" or workload.name == "restart" or contestant != workload.contestants[0]:
                 raise Unavailable("not with --url")
             return
         if contestant.program == "llama-server" and self.llama_server is None:
@@ -58,16 +58,22 @@ class Machinery:
                 yield Target(http, dict.fromkeys(("main", "small"), self.url_model))
             return
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
-            directory = Path(name)
-            setup = self._setup(contestant, workload, directory)
-            if contestant.program == "localcode":
-                running = running_localcode(setup, directory, contestant.settings)
-            else:
-                assert self.llama_server is not None
-                running = running_llama_server(self.llama_server, setup, directory)
-            async with running as target:
-                await _warm_up(target)
-                yield target
+            setup = self._setup(contestant, workload, Path(name))
+            async with AsyncExitStack() as stack:
+
+                async def start() -> Target:
+                    await stack.aclose()
+                    target = await stack.enter_async_context(self._running(contestant, setup, Path(name)))
+                    await _warm_up(target)
+                    return replace(target, restart=start)
+
+                yield await start()
+
+    def _running(self, contestant: Contestant, setup: Setup, directory: Path) -> AbstractAsyncContextManager[Target]:
+        if contestant.program == "localcode":
+            return running_localcode(setup, directory, contestant.settings)
+        assert self.llama_server is not None
+        return running_llama_server(self.llama_server, setup, directory)
 
     def _files(self, contestant: Contestant, workload: Workload) -> list[Path]:
         files = {"small": [self.small_model], "main": [self.main_model], "scripted": []}[workload.model]

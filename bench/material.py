@@ -69,6 +69,14 @@ class Material:
         requests = session(directory=_DIRECTORY, sizes=self.sizes)
         return [_ready(Recorded("generated", kind, body, headers)) for kind, body in requests]
 
+    def turns(self) -> list[Recorded]:
+        """The main loop's requests of the longest session, in order."""
+        sessions: dict[str, list[Recorded]] = {}
+        for recorded in self.sessions():
+            if recorded.kind == "main":
+                sessions.setdefault(recorded.scenario, []).append(recorded)
+        return max(sessions.values(), key=lambda turns: len(str(turns[-1].body)))
+
     def _all(self) -> Sequence[Recorded]:
         return [recorded for requests in self.traces.values() for recorded in requests]
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from bench.results import Result
 from bench.stats import Spread, ratios
 
-_SETTINGS: Final = {"svg.hashsalt": "bench", "svg.fonttype": "none", "font.size": 9}
+_SETTINGS: Final[Any] = {"svg.hashsalt": "bench", "svg.fonttype": "none", "font.size": 9}
 _PER_REQUEST: Final = (": cached", ": prefilled", ": TTFT")
 _MOST_BARS: Final = 60
 

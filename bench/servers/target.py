@@ -38,6 +38,8 @@ class Target:
     """Renders a request's prompt and returns its tokens, where the server can say."""
     addresses: Mapping[str, str] = field(default_factory=dict)
     """gRPC addresses of the processes behind the server, by role."""
+    restart: Callable[[], Awaitable["Target"]] | None = None
+    """Ends the server and starts it again with all that it has on disk."""
 
     async def chat(self, body: Body, headers: dict[str, str] | None = None, timing: Timing | None = None) -> Timing:
         """Sends a request to the model that it names."""

@@ -7,6 +7,7 @@ from bench.workloads.directory import DIRECTORY
 from bench.workloads.mixed import MIXED
 from bench.workloads.overhead import OVERHEAD
 from bench.workloads.replay import REPLAY
+from bench.workloads.restart import RESTART
 from bench.workloads.siblings import SIBLINGS
 from bench.workloads.speculation import SPECULATION
 from bench.workloads.steady import CACHED, STEADY
@@ -23,6 +24,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
         MIXED,
         SIBLINGS,
         REPLAY,
+        RESTART,
         DIRECTORY,
         SPECULATION,
         OVERHEAD,

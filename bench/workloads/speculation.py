@@ -5,7 +5,7 @@ from bench.servers.target import Target
 from bench.sessions import story_request
 from bench.workload import OURS, PEER, Contestant, Round, Sample, Workload
 
-WITHOUT = Contestant("localcode, no speculation", "localcode", {"speculation": "off"})
+WITHOUT = Contestant("localcode, no speculation", "localcode", {"speculation": "none"})
 
 
 async def measure(target: Target, turn: Round) -> list[Sample]:
