@@ -16,7 +16,7 @@ from bench.material import Material
 from bench.record import record
 from bench.report import markdown, put_between_markers, terminal_table
 from bench.results import Result, keep_result, read_results
-from bench.runner import run_workload
+from bench.runner import Rounds, run_workload
 from bench.servers.llama_server import find_llama_server, version_of
 from bench.sizes import FULL, QUICK
 from bench.workloads import WORKLOADS
@@ -88,9 +88,13 @@ def run(
     )
     material = Material.of(QUICK if quick else FULL, traces or (RECORDED if RECORDED.is_dir() and not quick else None))
     saves = not quick if save is None else save
-    peer = version_of(program) if program else None
+    versions, machine = describe_versions(version_of(program) if program else None), describe_machine()
     for name in workloads or WORKLOADS:
-        result = _measure(name, machinery, material, rounds or (1 if quick else 5), only or [], peer)
+        rounds_of_it = 1 if WORKLOADS[name].once else rounds or (1 if quick else 5)
+        measured = _measure(name, machinery, material, rounds_of_it, only or [])
+        options = _options(name, machinery, material, rounds_of_it)
+        date = datetime.now(UTC).date().isoformat()
+        result = Result(name, WORKLOADS[name].about, date, options, machine, versions, measured)
         if result.contestants:
             console.print(terminal_table(result), "")
             if saves and not url:
@@ -114,39 +118,28 @@ def record_opencode(
     console.print(f"{count} requests are in {escape(str(out))}")
 
 
-def _measure(
-    name: str, machinery: Machinery, material: Material, rounds: int, only: list[str], peer: str | None
-) -> Result:
-    workload, machine = WORKLOADS[name], describe_machine()
-    file = {"small": machinery.small_model.name, "main": machinery.main_model.name}.get(workload.model, "scripted")
+def _measure(name: str, machinery: Machinery, material: Material, rounds: int, only: list[str]) -> Rounds:
+    workload = WORKLOADS[name]
     console.print(f"[bold]{name}[/]: {escape(workload.about)}")
-    measured = asyncio.run(
-        run_workload(
-            workload,
-            machinery,
-            material,
-            rounds=rounds,
-            only=only,
-            tell=lambda text: console.print(f"  {escape(text)}"),
-        )
-    )
-    return Result(
-        workload=name,
-        about=workload.about,
-        date=datetime.now(UTC).date().isoformat(),
-        options={
-            "model": file,
-            "rounds": 1 if workload.once else rounds,
-            "threads": machinery.threads,
-            "KV cells": machinery.cells,
-            "KV type": machinery.cache_type,
-            "slots": workload.slots,
-            "requests": material.source,
-        },
-        machine=machine,
-        versions=describe_versions(peer),
-        rounds=measured,
-    )
+
+    def tell(text: str) -> None:
+        console.print(f"  {escape(text)}")
+
+    return asyncio.run(run_workload(workload, machinery, material, rounds=rounds, only=only, tell=tell))
+
+
+def _options(name: str, machinery: Machinery, material: Material, rounds: int) -> dict[str, object]:
+    workload = WORKLOADS[name]
+    files = {"small": machinery.small_model.name, "main": machinery.main_model.name, "scripted": "scripted"}
+    return {
+        "model": files[workload.model],
+        "rounds": rounds,
+        "threads": machinery.threads,
+        "KV cells": machinery.cells,
+        "KV type": machinery.cache_type,
+        "slots": workload.slots,
+        "requests": material.source,
+    }
 
 
 def _report(out: Path) -> None:

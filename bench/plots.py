@@ -34,11 +34,14 @@ def _draw_ratios(results: Mapping[str, Result], directory: Path) -> Path | None:
         return None
     figure, axes = _new_figure(height=1.0 + 0.22 * len(bars))
     medians = [spread.median for _, spread in bars]
+    lengths = [median - 1 for median in medians]
     errors = [[s.median - s.low for _, s in bars], [s.high - s.median for _, s in bars]]
     colors = ["tab:green" if median >= 1 else "tab:orange" for median in medians]
-    axes.barh([label for label, _ in bars], medians, xerr=errors, color=colors, height=0.7)
+    axes.barh([label for label, _ in bars], lengths, left=1, xerr=errors, color=colors, height=0.7)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.invert_yaxis()
     axes.set_xlabel("times better than the other one (median, least and most of the rounds)")
     return _save(figure, directory / "ratios.svg")

@@ -26,7 +26,6 @@ async def run_workload(
             tell(f"{contestant.name} is left out: {reason}")
         else:
             contestants.append(contestant)
-    rounds = 1 if workload.once else rounds
     measured: Rounds = {contestant.name: [] for contestant in contestants}
     run = _one_at_a_time if workload.fresh else _taking_turns
     await run(workload, contestants, machinery, [Round(number, material) for number in range(rounds)], measured, tell)
