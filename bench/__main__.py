@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
+import grpc
+import httpx
 import psutil
 import typer
 from rich.console import Console
@@ -18,6 +20,7 @@ from bench.report import markdown, put_between_markers, terminal_table
 from bench.results import Result, keep_result, read_results
 from bench.runner import Rounds, run_workload
 from bench.servers.llama_server import find_llama_server, version_of
+from bench.servers.process import ServerFailed
 from bench.sizes import FULL, QUICK
 from bench.workloads import WORKLOADS
 from cli.sources import model_path
@@ -89,9 +92,15 @@ def run(
     material = Material.of(QUICK if quick else FULL, traces or (RECORDED if RECORDED.is_dir() and not quick else None))
     saves = not quick if save is None else save
     versions, machine = describe_versions(version_of(program) if program else None), describe_machine()
+    failed = []
     for name in workloads or WORKLOADS:
         rounds_of_it = 1 if WORKLOADS[name].once else rounds or (1 if quick else 5)
-        measured = _measure(name, machinery, material, rounds_of_it, only or [])
+        try:
+            measured = _measure(name, machinery, material, rounds_of_it, only or [])
+        except (RuntimeError, httpx.HTTPError, ServerFailed, grpc.RpcError) as error:
+            console.print(f"[red]{name} failed:[/] {escape(str(error) or repr(error))}\n")
+            failed.append(name)  # hours of other measurements must not be lost
+            continue
         options = _options(name, machinery, material, rounds_of_it)
         date = datetime.now(UTC).date().isoformat()
         result = Result(name, WORKLOADS[name].about, date, options, machine, versions, measured)
@@ -100,6 +109,8 @@ def run(
             if saves and not url:
                 keep_result(out / "results.json", result)
                 _report(out)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

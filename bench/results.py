@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.workload import Sample
+from bench.workload import DETAIL, Sample
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Result:
         return [name for name, rounds in self.rounds.items() if rounds]
 
     def names(self) -> list[str]:
-        """What was measured, in order."""
+        """What was measured, in order, without details."""
         rounds = [turn for name in self.contestants for turn in self.rounds[name]]
-        return list(dict.fromkeys(sample.name for turn in rounds for sample in turn))
+        return list(dict.fromkeys(sample.name for turn in rounds for sample in turn if sample.unit != DETAIL))
 
     def values(self, contestant: str, name: str) -> list[float]:
         """One value a round."""

@@ -9,6 +9,8 @@ from bench.servers.target import Target
 from bench.sizes import Sizes
 
 Better = Literal["higher", "lower", ""]
+DETAIL: Final = "detail"
+"""The unit of samples that are kept with the results but stand in no table."""
 
 
 @dataclass(frozen=True)

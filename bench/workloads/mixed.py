@@ -32,6 +32,8 @@ async def measure(target: Target, turn: Round) -> list[Sample]:
             await decoding
     first = prompt.started_at + prompt.ttft_seconds
     gaps = gaps_within(stream.arrivals, prompt.started_at, first)
+    if not gaps:
+        raise RuntimeError("the stream ended before the prompt was prefilled")
     return [
         Sample("gap of the stream, p50", quantile(gaps, 0.5) * 1000, "ms", "lower"),
         Sample("gap of the stream, p99", quantile(gaps, 0.99) * 1000, "ms", "lower"),

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from bench.servers.target import Target
 from bench.tool_set import Verdict, judge, read_tool_requests
-from bench.workload import Round, Sample, Workload
+from bench.workload import DETAIL, Round, Sample, Workload
 
-_MOST_TOKENS = 256
+_MOST_TOKENS = 512
+"""Enough for a call that writes a short file."""
 
 
 async def measure(target: Target, turn: Round) -> list[Sample]:
@@ -14,11 +15,16 @@ async def measure(target: Target, turn: Round) -> list[Sample]:
     limit = turn.sizes.tool_requests
     requests = read_tool_requests()
     requests = requests if limit is None else requests[:: max(len(requests) // limit, 1)][:limit]
-    verdicts = []
+    verdicts, details = [], []
     for request in requests:
         body = turn.material.main(task=request.prompt, max_tokens=_MOST_TOKENS)
-        verdicts.append(judge(request, (await target.chat(body)).calls))
-    return summary(verdicts)
+        calls = (await target.chat(body)).calls
+        verdict = judge(request, calls)
+        verdicts.append(verdict)
+        called = calls[0]["name"] if calls else "no call"
+        score = verdict.delivered + verdict.right_tool + verdict.right_arguments
+        details.append(Sample(f"{request.name}: {called}", score, DETAIL))
+    return summary(verdicts) + details
 
 
 def summary(verdicts: Sequence[Verdict]) -> list[Sample]:

@@ -4,7 +4,7 @@ import pytest
 
 from bench.report import BEGIN, END, columns, markdown, number, put_between_markers, rows
 from bench.results import Result, keep_result, read_results
-from bench.workload import Sample
+from bench.workload import DETAIL, Sample
 
 MACHINE = {"processor": "A processor", "logical_cores": 2, "memory_gb": 24.0, "load_before": 0.1}
 
@@ -51,6 +51,12 @@ def test_a_better_ratio_is_bold_whichever_way_is_better() -> None:
     assert "| **1.20** |" in text
     assert "| **0.50** |" in text
     assert "**" not in markdown([result(localcode=[turn(40, 2)], peer=[turn(50, 1)])])
+
+
+def test_details_are_kept_but_stand_in_no_table() -> None:
+    detailed = result(localcode=[[*turn(1, 1), Sample("tool-001: read", 3, DETAIL)]])
+    assert detailed.names() == ["decode", "TTFT", "count"]
+    assert detailed.values("localcode", "tool-001: read") == [3]
 
 
 def test_a_workload_without_a_contestant_is_left_out() -> None:
