@@ -98,7 +98,8 @@ def run(
         try:
             measured = _measure(name, machinery, material, rounds_of_it, only or [])
         except (RuntimeError, httpx.HTTPError, ServerFailed, grpc.RpcError) as error:
-            console.print(f"[red]{name} failed:[/] {escape(str(error) or repr(error))}\n")
+            notes = "\n".join([str(error) or repr(error), *getattr(error, "__notes__", ())])
+            console.print(f"[red]{name} failed:[/] {escape(notes)}\n")
             failed.append(name)  # hours of other measurements must not be lost
             continue
         options = _options(name, machinery, material, rounds_of_it)

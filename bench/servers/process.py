@@ -16,7 +16,7 @@ _STOP_SECONDS: Final = 30.0
 
 
 class ServerFailed(Exception):
-    """A server did not start; the message ends with what it printed last."""
+    """A server did not start; its notes hold what it printed last."""
 
 
 @asynccontextmanager
@@ -37,6 +37,10 @@ async def running(
     try:
         await _until_well(process, health_url, log)
         yield
+    except Exception as error:
+        ended = f" and ended with {process.returncode}" if process.returncode is not None else ""
+        error.add_note(f"{Path(command[0]).name} said last{ended}:\n{_tail(log)}")
+        raise
     finally:
         await _end(process)
 
@@ -54,10 +58,10 @@ async def _until_well(process: asyncio.subprocess.Process, health_url: str, log:
             async with asyncio.timeout(_START_SECONDS):
                 while not await _is_well(client, health_url):
                     if process.returncode is not None:
-                        raise ServerFailed(f"The server ended with {process.returncode}.\n{_tail(log)}")
+                        raise ServerFailed(f"The server ended with {process.returncode}.")
                     await asyncio.sleep(0.1)
         except TimeoutError as error:
-            raise ServerFailed(f"The server isn't ready after {_START_SECONDS:.0f} s.\n{_tail(log)}") from error
+            raise ServerFailed(f"The server isn't ready after {_START_SECONDS:.0f} s.") from error
 
 
 async def _is_well(client: httpx.AsyncClient, url: str) -> bool:
