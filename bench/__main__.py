@@ -1,86 +1,173 @@
-"""Benchmarks of a running server: `python -m bench streams|title [--url URL]`."""
+"""The command `python -m bench`."""
 
-import argparse
 import asyncio
-import statistics
-import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
 
+import grpc
 import httpx
+import psutil
+import typer
+from rich.console import Console
+from rich.markup import escape
 
-from bench.client import chat
-from bench.sessions import main_request, title_request
+from bench.launch import Machinery
+from bench.machine import describe_machine, describe_versions
+from bench.material import Material
+from bench.record import record
+from bench.report import markdown, put_between_markers, terminal_table
+from bench.results import Result, keep_result, read_results
+from bench.runner import Rounds, run_workload
+from bench.servers.llama_server import find_llama_server, version_of
+from bench.servers.process import ServerFailed
+from bench.sizes import FULL, QUICK
+from bench.workloads import WORKLOADS
+from cli.sources import model_path
 
-_TASK: Final = "Two unit tests fail. Find out why and fix the code."
-
-
-async def streams(client: httpx.AsyncClient, options: argparse.Namespace) -> None:
-    """Total decode rate of N streams at once, over that of one."""
-    ratios = []
-    for _ in range(options.rounds):
-        alone = await chat(client, _counting(options.model, 0))
-        started = asyncio.get_running_loop().time()
-        together = await asyncio.gather(*(chat(client, _counting(options.model, n)) for n in range(options.streams)))
-        seconds = asyncio.get_running_loop().time() - started - statistics.median(t.ttft_seconds for t in together)
-        total = sum(timing.completion_tokens for timing in together) / seconds
-        ratios.append(total / alone.decode_tokens_per_second)
-        print(
-            f"1 stream {alone.decode_tokens_per_second:6.1f} t/s   {options.streams} streams {total:6.1f} t/s",
-            flush=True,
-        )
-    _report(f"{options.streams} streams over 1", ratios)
-
-
-async def title(client: httpx.AsyncClient, options: argparse.Namespace) -> None:
-    """TTFT of a cold first main request with a title request beside it, over that alone."""
-    ratios = []
-    for _ in range(options.rounds):
-        alone = await chat(client, _cold_main())
-        main, beside = await asyncio.gather(chat(client, _cold_main()), chat(client, title_request(_TASK)))
-        ratios.append(main.ttft_seconds / alone.ttft_seconds)
-        print(
-            f"alone {alone.ttft_seconds:5.1f} s   with a title {main.ttft_seconds:5.1f} s   "
-            f"(title after {beside.total_seconds:.1f} s, {main.prompt_tokens} tokens, {main.cached_tokens} cached)",
-            flush=True,
-        )
-    _report("TTFT with a title over alone", ratios)
+HERE: Final = Path(__file__).parent
+RECORDED: Final = HERE / ".recorded"
+console: Final = Console(highlight=False, soft_wrap=True)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Measures LocalCode side by side with llama.cpp's llama-server.",
+)
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results.json, RESULTS.md and plots go.")]
 
 
-BENCHES: Final[dict[str, Callable[[httpx.AsyncClient, argparse.Namespace], Awaitable[None]]]] = {
-    "streams": streams,
-    "title": title,
-}
+@app.command("list")
+def list_workloads() -> None:
+    """List the workloads."""
+    for workload in WORKLOADS.values():
+        console.print(f"[bold]{workload.name:12}[/] {escape(workload.about)}")
 
 
-def _counting(model: str, number: int) -> dict[str, Any]:
-    content = f"Count from {number} to 200 in words, one a line."
-    messages = [{"role": "user", "content": content}]
-    return {"model": model, "messages": messages, "temperature": 0, "max_tokens": 128}
+@app.command()
+def run(
+    workloads: Annotated[list[str] | None, typer.Argument(help="Which; all by default.", metavar="WORKLOAD")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often each is measured; 5, or 1 with --quick.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny sizes, nothing saved: shows that all parts work.")
+    ] = False,
+    model: Annotated[
+        str, typer.Option(help="Path or catalogue name of the small model, which most workloads use.")
+    ] = "qwen2.5-coder-0.5b",
+    main_model: Annotated[str, typer.Option(help="The same for the main model (tools, title).")] = "qwen2.5-coder-1.5b",
+    traces: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Recorded requests to use in the place of generated ones."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run only `localcode` or `llama-server`; may be repeated.")
+    ] = None,
+    llama_server: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The peer's program.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of a step; the physical cores by default.")
+    ] = None,
+    cells: Annotated[int, typer.Option(min=1024, help="Tokens of the KV cache.")] = 65_536,
+    cache_type: Annotated[str, typer.Option(help="Type of cached keys and values.")] = "f16",
+    url: Annotated[str | None, typer.Option(help="Measure a server that runs already instead.")] = None,
+    url_model: Annotated[str, typer.Option(help="Its name of the model.")] = "main",
+    out: OutOption = HERE,
+    save: Annotated[bool | None, typer.Option("--save/--no-save", help="Keep the results; not with --quick.")] = None,
+) -> None:
+    """Measure workloads and print their tables."""
+    if unknown := set(workloads or ()) - set(WORKLOADS):
+        raise typer.BadParameter(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
+    program = llama_server or find_llama_server()
+    threads = threads or psutil.cpu_count(logical=False) or 1
+    machinery = Machinery(
+        small_model=model_path(model).absolute(),
+        main_model=model_path(main_model).absolute(),
+        threads=threads,
+        cells=cells,
+        cache_type=cache_type,
+        llama_server=program.absolute() if program else None,
+        url=url,
+        url_model=url_model,
+    )
+    material = Material.of(QUICK if quick else FULL, traces or (RECORDED if RECORDED.is_dir() and not quick else None))
+    saves = not quick if save is None else save
+    versions, machine = describe_versions(version_of(program) if program else None), describe_machine()
+    failed = []
+    for name in workloads or WORKLOADS:
+        rounds_of_it = 1 if WORKLOADS[name].once else rounds or (1 if quick else 5)
+        try:
+            measured = _measure(name, machinery, material, rounds_of_it, only or [])
+        except (RuntimeError, httpx.HTTPError, ServerFailed, grpc.RpcError) as error:
+            notes = "\n".join([str(error) or repr(error), *getattr(error, "__notes__", ())])
+            console.print(f"[red]{name} failed:[/] {escape(notes)}\n")
+            failed.append(name)  # hours of other measurements must not be lost
+            continue
+        options = _options(name, machinery, material, rounds_of_it)
+        date = datetime.now(UTC).date().isoformat()
+        result = Result(name, WORKLOADS[name].about, date, options, machine, versions, measured)
+        if result.contestants:
+            console.print(terminal_table(result), "")
+            if saves and not url:
+                keep_result(out / "results.json", result)
+                _report(out)
+    if failed:
+        raise typer.Exit(1)
 
 
-def _cold_main() -> dict[str, Any]:
-    """Its first line is new, so that nothing of it is cached."""
-    request = main_request(directory="/srv/project", task=_TASK)
-    request["messages"][0]["content"] = f"{uuid.uuid4()}\n{request['messages'][0]['content']}"
-    return request
+@app.command()
+def report(out: OutOption = HERE) -> None:
+    """Write the tables and plots of RESULTS.md anew from results.json."""
+    _report(out)
 
 
-def _report(what: str, ratios: list[float]) -> None:
-    print(f"{what}: min {min(ratios):.2f}, median {statistics.median(ratios):.2f}, max {max(ratios):.2f}")
+@app.command("record-opencode")
+def record_opencode(
+    program: Annotated[Path | None, typer.Option(exists=True, help="OpenCode; by default the one on the PATH.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the traces.")] = RECORDED,
+) -> None:
+    """Record the prompt of the installed OpenCode, which `run` then uses by itself."""
+    count = asyncio.run(record(out, program))
+    console.print(f"{count} requests are in {escape(str(out))}")
 
 
-async def _main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("bench", choices=BENCHES)
-    parser.add_argument("--url", default="http://127.0.0.1:4242")
-    parser.add_argument("--model", default="small")
-    parser.add_argument("--streams", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    async with httpx.AsyncClient(base_url=options.url, timeout=1800, trust_env=False) as client:
-        await BENCHES[options.bench](client, options)
+def _measure(name: str, machinery: Machinery, material: Material, rounds: int, only: list[str]) -> Rounds:
+    workload = WORKLOADS[name]
+    console.print(f"[bold]{name}[/]: {escape(workload.about)}")
+
+    def tell(text: str) -> None:
+        console.print(f"  {escape(text)}")
+
+    return asyncio.run(run_workload(workload, machinery, material, rounds=rounds, only=only, tell=tell))
+
+
+def _options(name: str, machinery: Machinery, material: Material, rounds: int) -> dict[str, object]:
+    workload = WORKLOADS[name]
+    files = {"small": machinery.small_model.name, "main": machinery.main_model.name, "scripted": "scripted"}
+    return {
+        "model": files[workload.model],
+        "rounds": rounds,
+        "threads": machinery.threads,
+        "KV cells": machinery.cells,
+        "KV type": machinery.cache_type,
+        "slots": workload.slots,
+        "requests": material.source,
+    }
+
+
+def _report(out: Path) -> None:
+    results = read_results(out / "results.json")
+    ordered = {name: results[name] for name in WORKLOADS if name in results}
+    try:
+        from bench.plots import draw
+
+        plots = [str(path.relative_to(out)) for path in draw(ordered, out / "plots")]
+    except ImportError:
+        console.print("No plots: matplotlib is missing (`make bench` installs it)")
+        plots = []
+    file = out / "RESULTS.md"
+    text = file.read_text(encoding="utf-8") if file.exists() else "# Results\n"
+    file.write_text(put_between_markers(text, markdown(ordered.values(), plots)), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    asyncio.run(_main())
+    app()

@@ -1,20 +1,24 @@
-"""One streamed chat completion, timed."""
+"""One streamed chat completion, timed. Every server is measured through this code."""
 
 import json
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import httpx
 
+Body = dict[str, Any]
+
 
 @dataclass
 class Timing:
-    """When the parts of an answer came, in seconds since the request."""
+    """When the parts of an answer came, in seconds of `time.perf_counter`, and what it said."""
 
-    ttft_seconds: float = 0.0
-    total_seconds: float = 0.0
-    gaps_seconds: list[float] = field(default_factory=list)
+    started_at: float = 0.0
+    arrivals: list[float] = field(default_factory=list)
+    """When each chunk that shows a part of the answer came."""
+    ended_at: float = 0.0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -23,16 +27,41 @@ class Timing:
     calls: list[dict[str, str]] = field(default_factory=list)
 
     @property
+    def ttft_seconds(self) -> float:
+        """Until the first part of the answer; until the end where nothing of it can be shown."""
+        return (self.arrivals[0] if self.arrivals else self.ended_at) - self.started_at
+
+    @property
+    def total_seconds(self) -> float:
+        """Until the end of the stream."""
+        return self.ended_at - self.started_at
+
+    @property
+    def gaps_seconds(self) -> list[float]:
+        """Between one part of the answer and the next."""
+        return [later - earlier for earlier, later in pairwise(self.arrivals)]
+
+    @property
+    def prefilled_tokens(self) -> int:
+        """Prompt tokens that had to be computed."""
+        return self.prompt_tokens - self.cached_tokens
+
+    @property
     def decode_tokens_per_second(self) -> float:
         """Tokens after the first, over the time they took."""
         return (self.completion_tokens - 1) / max(self.total_seconds - self.ttft_seconds, 1e-9)
 
 
-async def chat(client: httpx.AsyncClient, body: dict[str, Any], headers: dict[str, str] | None = None) -> Timing:
-    """Sends a request to `/v1/chat/completions` and reads the stream to its end."""
-    timing = Timing()
-    started = last = time.perf_counter()
+async def chat(
+    client: httpx.AsyncClient, body: Body, headers: dict[str, str] | None = None, timing: Timing | None = None
+) -> Timing:
+    """Sends a request to `/v1/chat/completions` and reads the stream to its end.
+
+    A `timing` that is passed in is filled while the answer comes, so that others can watch it or stop in between.
+    """
+    timing = timing or Timing()
     body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    timing.started_at = time.perf_counter()
     async with client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
         if response.status_code != 200:
             raise RuntimeError(f"{response.status_code}: {(await response.aread()).decode()}")
@@ -42,25 +71,20 @@ async def chat(client: httpx.AsyncClient, body: dict[str, Any], headers: dict[st
             chunk = json.loads(line.removeprefix("data: "))
             if "error" in chunk:
                 raise RuntimeError(chunk["error"])
-            now = time.perf_counter()
-            if _take(timing, chunk):
-                if not timing.ttft_seconds:
-                    timing.ttft_seconds = now - started
-                else:
-                    timing.gaps_seconds.append(now - last)
-                last = now
-    timing.total_seconds = time.perf_counter() - started
+            if take_chunk(timing, chunk):
+                timing.arrivals.append(time.perf_counter())
+    timing.ended_at = time.perf_counter()
     return timing
 
 
-def _take(timing: Timing, chunk: dict[str, Any]) -> bool:
+def take_chunk(timing: Timing, chunk: dict[str, Any]) -> bool:
     """Notes what a chunk says; whether it shows a part of the answer."""
     if usage := chunk.get("usage"):
         timing.prompt_tokens = usage["prompt_tokens"]
         timing.completion_tokens = usage["completion_tokens"]
         timing.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
     shows = False
-    for choice in chunk["choices"]:
+    for choice in chunk.get("choices") or ():
         delta = choice["delta"]
         timing.finish_reason = choice.get("finish_reason") or timing.finish_reason
         timing.text += delta.get("content") or ""

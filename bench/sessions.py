@@ -1,8 +1,17 @@
 """Requests of the size and shape that a coding agent sends, made here so that anyone can run the benchmarks."""
 
+import json
+import random
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
-_TOOLS: Final = ("bash", "edit", "glob", "grep", "read", "skill", "task", "todowrite", "webfetch", "write")
+from bench.client import Body
+from bench.sizes import FULL, Sizes
+
+TASK: Final = "Two unit tests fail. Find out why and fix the code."
+_SUBAGENT_TOOLS: Final = ("bash", "glob", "grep", "read", "webfetch")
 _RULES: Final = (
     "Keep answers short and to the point.",
     "Read a file before you change it.",
@@ -11,22 +20,56 @@ _RULES: Final = (
     "Run the tests after a change and report what they say.",
     "Prefer small functions with clear names.",
 )
+_COMMON: Final = (
+    "time year people way day man thing woman life child world school state family student group country problem hand "
+    "part place case week company system program question work government number night point home water room mother "
+    "area money story fact month lot right study book eye job word business issue side kind head house service friend"
+)
+_WORDS: Final = _COMMON.split()
+_RESULT_TOKENS: Final = (300, 1500, 170, 110, 80, 70, 400, 900)
+"""Of the tool results of successive turns, as in recorded sessions."""
+_CALLS: Final = (
+    ("bash", {"command": "python -m pytest -q"}),
+    ("read", {"filePath": "/srv/project/ledger/model.py"}),
+    ("grep", {"pattern": "def between", "include": "*.py"}),
+    ("edit", {"filePath": "/srv/project/ledger/model.py", "oldString": "a < b", "newString": "a <= b"}),
+)
 
 
-def main_request(*, directory: str, task: str, system_rules: int = 150, tool_sentences: int = 36) -> dict[str, Any]:
+def main_request(*, directory: str, task: str, sizes: Sizes = FULL) -> Body:
     """The first request of an agent loop: about 7,000 tokens of system prompt and tools, then the task."""
-    rules = "\n".join(f"{number}. {_RULES[number % len(_RULES)]}" for number in range(system_rules))
-    system = f"You are a coding agent in a terminal.\n{rules}\n<env>\nWorking directory: {directory}\n</env>"
+    system = f"You are a coding agent in a terminal.\n{_rules(sizes.system_rules)}\n{_environment(directory)}"
     return {
-        "model": "coder",
+        "model": "main",
         "messages": [{"role": "system", "content": system}, {"role": "user", "content": task}],
-        "tools": [_tool(name, tool_sentences) for name in _TOOLS],
+        "tools": [_tool(tool, sizes.tool_sentences) for tool in _tools()],
+        "tool_choice": "auto",
         "temperature": 0,
         "max_tokens": 16,
     }
 
 
-def title_request(task: str) -> dict[str, Any]:
+def subagent_requests(*, directory: str, sizes: Sizes = FULL) -> tuple[Body, Body]:
+    """The first requests of two agents that a main loop starts at once: about 3,000 tokens, all but the last alike."""
+    rules = _rules(sizes.system_rules * 2 // 5)
+    system = f"You are a file search specialist.\n{rules}\n{_environment(directory)}"
+    tools = [_tool(tool, sizes.tool_sentences) for tool in _tools() if tool["name"] in _SUBAGENT_TOOLS]
+    tasks = ("Find where the input is parsed and list the files.", "Find the modules without a test and list them.")
+    first, second = (
+        {
+            "model": "main",
+            "messages": [{"role": "system", "content": system}, {"role": "user", "content": task}],
+            "tools": tools,
+            "tool_choice": "auto",
+            "temperature": 0,
+            "max_tokens": 32,
+        }
+        for task in tasks
+    )
+    return first, second
+
+
+def title_request(task: str) -> Body:
     """The request that names a session, sent beside the first one."""
     examples = "\n".join(f'"{rule}" -> a title of {number} words' for number, rule in enumerate(_RULES * 5, 3))
     return {
@@ -41,11 +84,71 @@ def title_request(task: str) -> dict[str, Any]:
     }
 
 
-def _tool(name: str, sentences: int) -> dict[str, Any]:
-    description = " ".join(f"{_RULES[number % len(_RULES)]} This holds for {name}." for number in range(sentences))
-    schema = {
-        "type": "object",
-        "properties": {"target": {"type": "string", "description": f"What {name} works on"}},
-        "required": ["target"],
+def session(*, directory: str, sizes: Sizes = FULL) -> Iterator[tuple[str, Body]]:
+    """All requests of one agent session with their kinds: a title, then turns whose history only grows."""
+    yield "title", title_request(TASK)
+    request = main_request(directory=directory, task=TASK, sizes=sizes)
+    messages = request["messages"]
+    for turn in range(sizes.turns):
+        yield "main", {**request, "messages": list(messages)}
+        name, arguments = _CALLS[turn % len(_CALLS)]
+        call = {"name": name, "arguments": json.dumps(arguments, separators=(",", ":"))}
+        call_id = f"call_{turn}"
+        result = words(_RESULT_TOKENS[turn % len(_RESULT_TOKENS)], seed=turn)
+        messages += [
+            {
+                "role": "assistant",
+                "content": f"Step {turn + 1} of the work.",
+                "tool_calls": [{"id": call_id, "type": "function", "function": call}],
+            },
+            {"role": "tool", "tool_call_id": call_id, "content": result},
+        ]
+
+
+def words(count: int, *, seed: int | str) -> str:
+    """Text of common words, nearly each one a token; the same for the same seed."""
+    choose = random.Random(seed)
+    chosen = [choose.choice(_WORDS) for _ in range(count)]
+    return "\n".join(" ".join(chosen[start : start + 16]) for start in range(0, count, 16))
+
+
+def text_request(tokens: int, *, salt: str, max_tokens: int = 1) -> Body:
+    """A long text without tools, new from its first word on."""
+    content = f"{salt}\n{words(tokens, seed=salt)}\nWhich of these words is the shortest?"
+    return {
+        "model": "main",
+        "messages": [{"role": "user", "content": content}],
+        "temperature": 0,
+        "max_tokens": max_tokens,
     }
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
+
+
+def story_request(number: int, *, max_tokens: int, salt: str = "") -> Body:
+    """A short question with a long answer."""
+    content = f"{salt}Tell me a long story about a {_WORDS[number % len(_WORDS)]} and a lighthouse."
+    return {
+        "model": "main",
+        "messages": [{"role": "user", "content": content}],
+        "temperature": 0,
+        "max_tokens": max_tokens,
+    }
+
+
+def _rules(count: int) -> str:
+    return "\n".join(f"{number}. {_RULES[number % len(_RULES)]}" for number in range(count))
+
+
+def _environment(directory: str) -> str:
+    return f"<env>\n  Working directory: {directory}\n  Platform: linux\n</env>"
+
+
+@cache
+def _tools() -> list[dict[str, Any]]:
+    tools: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data/tools.json").read_text())
+    return tools
+
+
+def _tool(tool: dict[str, Any], sentences: int) -> dict[str, Any]:
+    advice = (f"{_RULES[number % len(_RULES)]} This holds for {tool['name']}." for number in range(sentences))
+    description = " ".join([tool["description"], *advice])
+    return {"type": "function", "function": {**tool, "description": description}}

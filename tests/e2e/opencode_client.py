@@ -24,14 +24,22 @@ class OpenCodeRun:
 
 
 def run_opencode(
-    url: str, prompt: str, *, directory: Path, home: Path, model: str, context: int, lean: bool = False
+    url: str,
+    prompt: str,
+    *,
+    directory: Path,
+    home: Path,
+    model: str,
+    context: int,
+    lean: bool = False,
+    program: Path = PROGRAM,
 ) -> OpenCodeRun:
     """Runs one prompt to its end in a directory. `lean` is for the smallest models: a short prompt, no tools."""
-    assert PROGRAM.exists(), "run `make test`, which installs OpenCode"
+    assert program.exists(), "run `make test`, which installs OpenCode"
     assert shutil.which("rg"), "OpenCode needs ripgrep: apt-get install ripgrep"
     home.mkdir(parents=True, exist_ok=True)
     result = subprocess.run(
-        [PROGRAM, "run", "--format", "json", prompt],
+        [program, "run", "--format", "json", prompt],
         cwd=directory,
         env=_environment(home, _configuration(url, model, context, lean=lean)),
         stdin=subprocess.DEVNULL,

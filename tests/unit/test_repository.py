@@ -75,6 +75,7 @@ def test_locks_hold_what_pyproject_asks_for() -> None:
         "base.lock": [*project["dependencies"], *extras["install"]],
         "worker.lock": [*project["dependencies"], *extras["install"], *extras["worker"]],
         "dev.lock": [*project["dependencies"], *extras["install"], *extras["worker"], *extras["dev"]],
+        "bench.lock": [*project["dependencies"], *extras["install"], *extras["worker"], *extras["bench"]],
     }
     for name, requirements in wanted.items():
         pins = pinned(ROOT / "requirements" / name)
@@ -85,6 +86,7 @@ def test_locks_hold_what_pyproject_asks_for() -> None:
 def test_each_lock_is_part_of_the_next() -> None:
     base, worker, dev = (pinned(ROOT / "requirements" / f"{name}.lock") for name in ("base", "worker", "dev"))
     assert base.items() <= worker.items() <= dev.items()
+    assert worker.items() <= pinned(ROOT / "requirements/bench.lock").items()
 
 
 def test_the_tools_installed_here_are_the_locked_ones() -> None:

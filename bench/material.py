@@ -1,0 +1,87 @@
+"""Where workloads get their requests: from recorded traces where there are any, else made here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.client import Body
+from bench.sessions import TASK, main_request, session, subagent_requests, title_request
+from bench.sizes import Sizes
+from bench.traces import Recorded, in_directory, prepared, read_traces, with_task
+
+_DIRECTORY: Final = "/srv/project"
+
+
+@dataclass(frozen=True)
+class Material:
+    """Requests of an agent; `model` is `main` in all but those for titles, where it is `small`."""
+
+    sizes: Sizes
+    traces: dict[str, list[Recorded]]
+
+    @classmethod
+    def of(cls, sizes: Sizes, folder: Path | None) -> "Material":
+        """Reads a folder of traces, if one is given."""
+        return cls(sizes, read_traces(folder) if folder else {})
+
+    @property
+    def source(self) -> str:
+        """What the requests are, for the report."""
+        return "recorded OpenCode sessions" if self.traces else "generated sessions"
+
+    def main(self, *, directory: str = _DIRECTORY, task: str = TASK, max_tokens: int = 16) -> Body:
+        """The first request of a main loop."""
+        body = self.recorded_main()
+        if body is None:
+            return {**main_request(directory=directory, task=task, sizes=self.sizes), "max_tokens": max_tokens}
+        return with_task(in_directory(prepared(body, model="main", max_tokens=max_tokens), directory), task)
+
+    def recorded_main(self) -> Body | None:
+        """The first main request that was recorded, if any."""
+        return next((recorded.body for recorded in self._all() if recorded.kind == "main"), None)
+
+    def subagents(self, *, max_tokens: int = 32) -> tuple[Body, Body]:
+        """The first requests of two subagents of one session."""
+        for requests in self.traces.values():
+            sessions: dict[str, Recorded] = {}
+            for recorded in requests:
+                if recorded.kind == "sub":
+                    sessions.setdefault(recorded.headers.get("x-session-id", ""), recorded)
+            if len(sessions) > 1:
+                first, second, *_ = sessions.values()
+                return (
+                    prepared(first.body, model="main", max_tokens=max_tokens),
+                    prepared(second.body, model="main", max_tokens=max_tokens),
+                )
+        return subagent_requests(directory=_DIRECTORY, sizes=self.sizes)
+
+    def title(self) -> Body:
+        """A request for a session's title."""
+        recorded = next((recorded for recorded in self._all() if recorded.kind == "title"), None)
+        return prepared(recorded.body, model="small", max_tokens=16) if recorded else title_request(TASK)
+
+    def sessions(self) -> list[Recorded]:
+        """The requests of whole sessions, in order."""
+        if self.traces:
+            return [_ready(recorded) for recorded in self._all()]
+        headers = {"x-session-id": "ses_generated"}
+        requests = session(directory=_DIRECTORY, sizes=self.sizes)
+        return [_ready(Recorded("generated", kind, body, headers)) for kind, body in requests]
+
+    def turns(self) -> list[Recorded]:
+        """The main loop's requests of the longest session, in order."""
+        sessions: dict[str, list[Recorded]] = {}
+        for recorded in self.sessions():
+            if recorded.kind == "main":
+                sessions.setdefault(recorded.scenario, []).append(recorded)
+        return max(sessions.values(), key=lambda turns: len(str(turns[-1].body)))
+
+    def _all(self) -> Sequence[Recorded]:
+        return [recorded for requests in self.traces.values() for recorded in requests]
+
+
+def _ready(recorded: Recorded) -> Recorded:
+    model = "small" if recorded.kind == "title" else "main"
+    body = prepared(recorded.body, model=model, max_tokens=16)
+    return Recorded(recorded.scenario, recorded.kind, body, recorded.headers)

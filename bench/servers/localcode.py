@@ -1,0 +1,106 @@
+"""Our own server, as a person runs it: `localcode up` with a configuration made for the measurement."""
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from bench.client import Body
+from bench.servers.process import free_port, running
+from bench.servers.target import Setup, Target, Tokenize, open_http
+from edge.openai import ChatCompletionRequest
+from edge.translate import to_generate_requests
+from localcode.inference.v1 import inference_pb2 as pb
+from localcode.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from services.shared.grpc_runtime import open_channel
+
+if TYPE_CHECKING:  # the name exists in the stubs' types only
+    from localcode.inference.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+
+_ROOT: Final = Path(__file__).parents[2]
+_UP: Final = "import sys; from cli.main import app; sys.argv[0] = 'localcode'; app()"
+
+
+@asynccontextmanager
+async def running_localcode(
+    setup: Setup, directory: Path, settings: Mapping[str, object] | None = None
+) -> AsyncIterator[Target]:
+    """Runs the code of this checkout until left; `settings` are added to each model's table."""
+    port, addresses = free_port(), {role: f"127.0.0.1:{free_port()}" for role in ("router", "worker")}
+    url = f"http://127.0.0.1:{port}"
+    file = directory / "localcode.toml"
+    file.write_text(configuration(setup, addresses, settings or {}))
+    async with (
+        running(
+            [sys.executable, "-c", _UP, "up", "--config", str(file), "--port", str(port)],
+            log=directory / "localcode.log",
+            environment=_environment(directory),
+            cwd=_ROOT,
+            health_url=f"{url}/health",
+        ),
+        open_http(url) as http,
+        open_channel(addresses["worker"]) as channel,
+    ):
+        names = {"main": "main", "small": "small" if setup.small_model else "main"}
+        yield Target(http, names, _tokenizer(InferenceServiceStub(channel)), addresses)
+
+
+def configuration(setup: Setup, addresses: Mapping[str, str], settings: Mapping[str, object]) -> str:
+    """The text of `localcode.toml`."""
+    shared = {
+        "kind": "llama",
+        "threads": setup.threads,
+        "cache_type_k": setup.cache_type,
+        "cache_type_v": setup.cache_type,
+        **settings,
+    }
+    main = {
+        **shared,
+        "source": str(setup.model),
+        "slots": setup.slots,
+        "kv_cells": setup.cells,
+        "listen": addresses["worker"],
+    }
+    text = _table("router", {"listen": addresses["router"], "default_model": "main"}) + _table("models.main", main)
+    if setup.small_model:
+        text += _table("router.class_models", {"title": "small"})
+        text += _table("models.small", {**shared, "source": str(setup.small_model), "context": 16_384, "slots": 2})
+    return text
+
+
+def to_chat_prompt(body: Body) -> pb.ChatPrompt:
+    """The conversation as the edge would hand it on."""
+    return to_generate_request(body).chat
+
+
+def to_generate_request(body: Body) -> pb.GenerateRequest:
+    """The request as the edge would hand it on."""
+    chat = ChatCompletionRequest.model_validate(body)
+    return to_generate_requests(chat, request_id="bench", context=pb.RequestContext())[0]
+
+
+def _tokenizer(stub: "InferenceServiceAsyncStub") -> Tokenize:
+    async def tokenize(body: Body) -> list[int]:
+        response = await stub.RenderPrompt(pb.RenderPromptRequest(chat=to_chat_prompt(body)), timeout=60)
+        return list(response.token_ids)
+
+    return tokenize
+
+
+def _table(name: str, values: Mapping[str, object]) -> str:
+    """JSON's strings, numbers, truth values and lists are TOML's too."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join([f"[{name}]", *lines, "", ""])
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Nothing of this machine's settings or caches of LocalCode, and the code of this checkout."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LOCALCODE_", "XDG_"))}
+    return kept | {
+        "HOME": str(home),
+        "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "protos")]),
+        "LOCALCODE_LOG_FORMAT": "json",
+    }

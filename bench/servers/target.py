@@ -1,0 +1,60 @@
+"""A running server, as workloads see it: the same for ours and for a peer."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from bench.client import Body, Timing, chat
+
+REQUEST_TIMEOUT_SECONDS: Final = 3600.0
+Tokenize = Callable[[Body], Awaitable[list[int]]]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every server is given alike."""
+
+    model: Path
+    threads: int
+    cells: int
+    """Tokens of the KV cache that all requests share, and the most that one may use."""
+    cache_type: str = "f16"
+    slots: int = 4
+    small_model: Path | None = None
+    """Served beside the first one, as `small`, by servers that can."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where requests go."""
+
+    http: httpx.AsyncClient
+    names: Mapping[str, str]
+    """What this server calls the models `main` and `small`."""
+    tokenize: Tokenize | None = None
+    """Renders a request's prompt and returns its tokens, where the server can say."""
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """gRPC addresses of the processes behind the server, by role."""
+    restart: Callable[[], Awaitable["Target"]] | None = None
+    """Ends the server and starts it again with all that it has on disk."""
+
+    async def chat(self, body: Body, headers: dict[str, str] | None = None, timing: Timing | None = None) -> Timing:
+        """Sends a request to the model that it names."""
+        return await chat(self.http, self.named(body), headers, timing)
+
+    def named(self, body: Body) -> Body:
+        """The request with the server's own name of its model."""
+        return {**body, "model": self.names[body["model"]]}
+
+
+def open_http(url: str, *, keeps_connections: bool = False) -> httpx.AsyncClient:
+    """A client that waits long, and never through a proxy.
+
+    llama-server closes a connection after a stream, which a client that keeps it learns too late now and then: so all
+    servers are asked over a new connection each time.
+    """
+    limits = httpx.Limits(max_keepalive_connections=None if keeps_connections else 0)
+    return httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False, limits=limits)

@@ -1,0 +1,48 @@
+"""Arithmetic on measurements. Pure."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from bench.client import Timing
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where values of several rounds lie."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least one value."""
+        return cls(min(values), statistics.median(values), max(values))
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The smallest value that at least this share of all values does not exceed."""
+    ordered = sorted(values)
+    if not ordered:
+        raise ValueError("no values")
+    rank = -int(-share * len(ordered) // 1)
+    return ordered[min(max(rank, 1), len(ordered)) - 1]
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Quotients of the rounds that both took part in, where the divisor is not zero."""
+    return [mine / other for mine, other in zip(ours, theirs, strict=False) if other]
+
+
+def total_rate(timings: Sequence[Timing]) -> float:
+    """Tokens a second of streams that ran at once, from the first one's first token to the last one's end."""
+    started = min(timing.started_at + timing.ttft_seconds for timing in timings)
+    ended = max(timing.ended_at for timing in timings)
+    return sum(timing.completion_tokens - 1 for timing in timings) / max(ended - started, 1e-9)
+
+
+def gaps_within(arrivals: Sequence[float], start: float, end: float) -> list[float]:
+    """Gaps between arrivals that overlap a span of time, each in its whole length."""
+    return [later - earlier for earlier, later in pairwise(arrivals) if later > start and earlier < end]

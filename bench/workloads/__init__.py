@@ -1,0 +1,34 @@
+"""All workloads, in the order in which they are run and reported."""
+
+from typing import Final
+
+from bench.workload import Workload
+from bench.workloads.directory import DIRECTORY
+from bench.workloads.mixed import MIXED
+from bench.workloads.overhead import OVERHEAD
+from bench.workloads.replay import REPLAY
+from bench.workloads.restart import RESTART
+from bench.workloads.siblings import SIBLINGS
+from bench.workloads.speculation import SPECULATION
+from bench.workloads.steady import CACHED, STEADY
+from bench.workloads.streams import STREAMS
+from bench.workloads.title import TITLE
+from bench.workloads.tools import TOOLS
+
+WORKLOADS: Final[dict[str, Workload]] = {
+    workload.name: workload
+    for workload in (
+        STEADY,
+        CACHED,
+        STREAMS,
+        MIXED,
+        SIBLINGS,
+        REPLAY,
+        RESTART,
+        DIRECTORY,
+        SPECULATION,
+        OVERHEAD,
+        TITLE,
+        TOOLS,
+    )
+}

@@ -1,0 +1,46 @@
+"""Whether tool calls arrive: requests that need one of OpenCode's tools, and requests that need none."""
+
+from collections.abc import Sequence
+
+from bench.servers.target import Target
+from bench.tool_set import Verdict, judge, read_tool_requests
+from bench.workload import DETAIL, Round, Sample, Workload
+
+_MOST_TOKENS = 512
+"""Enough for a call that writes a short file."""
+
+
+async def measure(target: Target, turn: Round) -> list[Sample]:
+    """Puts each request into the agent's prompt, one after the other, at temperature 0."""
+    limit = turn.sizes.tool_requests
+    requests = read_tool_requests()
+    requests = requests if limit is None else requests[:: max(len(requests) // limit, 1)][:limit]
+    verdicts, details = [], []
+    for request in requests:
+        body = turn.material.main(task=request.prompt, max_tokens=_MOST_TOKENS)
+        calls = (await target.chat(body)).calls
+        verdict = judge(request, calls)
+        verdicts.append(verdict)
+        called = calls[0]["name"] if calls else "no call"
+        score = verdict.delivered + verdict.right_tool + verdict.right_arguments
+        details.append(Sample(f"{request.name}: {called}", score, DETAIL))
+    return summary(verdicts) + details
+
+
+def summary(verdicts: Sequence[Verdict]) -> list[Sample]:
+    """Counts; requests that need a tool and those that need none apart."""
+    needing = [verdict for verdict in verdicts if verdict.needs_tool]
+    needless = [verdict for verdict in verdicts if not verdict.needs_tool]
+    return [
+        Sample("requests that need a tool", len(needing), ""),
+        Sample("delivered as a tool call", sum(verdict.delivered for verdict in needing), "", "higher"),
+        Sample("the right tool", sum(verdict.right_tool for verdict in needing), "", "higher"),
+        Sample("the right tool and arguments", sum(verdict.right_arguments for verdict in needing), "", "higher"),
+        Sample("requests that need none", len(needless), ""),
+        Sample("false calls", sum(verdict.delivered for verdict in needless), "", "lower"),
+    ]
+
+
+TOOLS = Workload(
+    "tools", "requests in the agent's prompt that need a tool, or none", measure, model="main", fresh=False, once=True
+)

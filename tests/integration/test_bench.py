@@ -1,0 +1,27 @@
+"""The benchmark measures a real `localcode up`, with a scripted model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.scripted_model import write_scripted_model
+from tests.fakes.scripts import CHAT_SCRIPT
+
+pytestmark = pytest.mark.integration
+
+
+def test_workloads_are_measured_and_written_down(tmp_path: Path) -> None:
+    model = write_scripted_model(tmp_path / "scripted.gguf", CHAT_SCRIPT, context=32_768)
+    options = ["--quick", "--save", "--out", tmp_path, "--only", "localcode", "--model", model]
+    command = [sys.executable, "-m", "bench", "run", "steady", "replay", "overhead", *options, "--cells", "32768"]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=240)
+    results = {result["workload"]: result for result in json.loads((tmp_path / "results.json").read_text())["results"]}
+    samples = {sample["name"]: sample["value"] for sample in results["replay"]["rounds"]["localcode"][0]}
+    assert list(results) == ["steady", "replay", "overhead"]
+    assert samples["sum of TTFT"] > 0
+    assert samples["prefilled over distinct + 1 a request"] < 1.05
+    report = (tmp_path / "RESULTS.md").read_text()
+    assert all(f"### {name}: " in report for name in results)

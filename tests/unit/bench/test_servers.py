@@ -1,0 +1,70 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bench.launch import Machinery, Unavailable
+from bench.servers.llama_server import command
+from bench.servers.localcode import configuration
+from bench.servers.target import Setup
+from bench.workload import OURS, PEER, Contestant, Workload
+from bench.workloads import WORKLOADS
+from services.router.settings import RouterSettings
+from services.worker.settings import WorkerSettings
+
+SETUP = Setup(Path("/models/m.gguf"), threads=2, cells=4096, cache_type="q8_0")
+ADDRESSES = {"router": "127.0.0.1:1", "worker": "127.0.0.1:2"}
+
+
+def test_both_servers_are_given_the_same() -> None:
+    table = tomllib.loads(configuration(SETUP, ADDRESSES, {}))["models"]["main"]
+    options = command(Path("llama-server"), SETUP, 9)
+    pairs = dict(zip(options[1::2], options[2::2], strict=False))
+    assert (table["source"], pairs["--model"]) == ("/models/m.gguf", "/models/m.gguf")
+    assert (str(table["threads"]), str(table["kv_cells"])) == (pairs["--threads"], pairs["--ctx-size"])
+    assert (table["cache_type_k"], str(table["slots"])) == (pairs["--cache-type-k"], pairs["--parallel"])
+    assert pairs["--flash-attn"] == "on"
+    assert "--kv-unified" in options
+
+
+def test_the_configuration_is_one_that_the_services_take() -> None:
+    setup = Setup(Path("/models/m.gguf"), threads=2, cells=4096, small_model=Path("/models/s.gguf"))
+    document = tomllib.loads(configuration(setup, ADDRESSES, {"tool_grammar": False}))
+    assert RouterSettings(**document["router"]).class_models == {"title": "small"}
+    assert WorkerSettings(**document["models"]["main"]).kv_cells == 4096
+    assert not WorkerSettings(**document["models"]["small"]).tool_grammar
+
+
+def machinery(tmp_path: Path, **fields: object) -> Machinery:
+    values: dict = {"threads": 1, "cells": 1, "cache_type": "f16", "llama_server": None}
+    return Machinery(small_model=tmp_path / "s.gguf", main_model=tmp_path / "m.gguf", **values | fields)
+
+
+async def nothing(*_: object) -> list:
+    return []
+
+
+@pytest.mark.parametrize(
+    ("contestant", "fields", "reason"),
+    [
+        (PEER, {}, "no llama-server"),
+        (OURS, {}, r"no file s\.gguf"),
+        (Contestant("odd", "localcode", {"no_such_setting": 1}), {}, "no setting no_such_setting"),
+        (PEER, {"url": "http://x"}, "not with --url"),
+    ],
+)
+def test_a_contestant_that_cannot_take_part_says_why(
+    contestant: Contestant, fields: dict, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Unavailable, match=reason):
+        machinery(tmp_path, **fields).check(contestant, Workload("w", "", nothing))
+
+
+def test_a_contestant_whose_files_are_here_may_take_part(tmp_path: Path) -> None:
+    (tmp_path / "s.gguf").touch()
+    machinery(tmp_path).check(OURS, Workload("w", "", nothing))
+
+
+def test_every_workload_has_its_own_name_and_ours_comes_first() -> None:
+    assert all(name == workload.name for name, workload in WORKLOADS.items())
+    assert all(workload.contestants[0].program == "localcode" for workload in WORKLOADS.values())
