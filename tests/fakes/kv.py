@@ -16,7 +16,7 @@ def logits_after_each(
     """Feeds tokens one by one, without the pool, and returns the logits after each. Shape: (tokens, vocabulary)."""
     found = []
     for position, token in enumerate(tokens, start):
-        (output,) = context.decode([Row(sequence_id, position, [token], wants_logits=True)])
+        ((output,),) = context.decode([Row(sequence_id, position, [token], output_count=1)])
         context.kv.extended(sequence_id, position, position + 1)
         found.append(context.logits(output).copy())
     return np.stack(found)
@@ -29,7 +29,7 @@ def compute(running: LoadedEngine, tokens: Sequence[int], match: Match | None = 
     for start in range(match.length if match else 0, len(tokens), chunk):
         part = tokens[start : start + chunk]
         assert pool.make_room(len(part))
-        context.decode([Row(sequence_id, start, part, wants_logits=False)])
+        context.decode([Row(sequence_id, start, part, output_count=0)])
         pool.extend(sequence_id, len(part))
     return sequence_id
 

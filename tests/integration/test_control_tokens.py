@@ -49,7 +49,7 @@ class Worker:
         answer = Answer(tools=tools, reasoning=prepared.reasoning, call_format=self.preparer.call_format)
         deltas, tokens, position = list[pb.Delta](), prepared.tokens, 0
         while True:
-            (output,) = self.context.decode([Row(0, position, tokens, wants_logits=True)])
+            ((output,),) = self.context.decode([Row(0, position, tokens, output_count=1)])
             token = int(self.context.logits(output).argmax())
             if token in self.model.end_tokens:
                 return deltas + answer.finish(ended_by_model=True)

@@ -13,6 +13,7 @@ from services.worker.prompts import Preparer
 from services.worker.replay import Transcript
 from services.worker.servicer import InferenceServicer, Mailbox
 from services.worker.settings import WorkerSettings
+from services.worker.speculation import NO_SPECULATION
 from tests.fakes.scripted_model import Branch, Script, write_scripted_model
 from tests.fakes.scripts import STORY, WEATHER_ANSWER, WEATHER_CALL
 
@@ -44,7 +45,15 @@ async def worker(tmp_path: Path) -> AsyncIterator[InferenceServicer]:
     engine = Engine(loaded.model, loaded.context, loaded.pool, loaded.lock, limits, mailbox.post)
     engine.start()
     preparer = Preparer(loaded.model, loaded.model.chat_template or "", settings, context_length=4096)
-    yield InferenceServicer(engine, loaded.model, preparer, pb.ModelDescription(name="m"), worker_id="w")
+    yield InferenceServicer(
+        engine,
+        loaded.model,
+        preparer,
+        pb.ModelDescription(name="m"),
+        worker_id="w",
+        speculation=NO_SPECULATION,
+        has_draft_model=False,
+    )
     engine.stop()
     loaded.context.close()
     loaded.model.close()
