@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from localcode.inference.v1 import inference_pb2 as pb
+from services.worker.cost import StepShape
 from services.worker.speculation import NO_SPECULATION, SpeculationOptions
 from tests.fakes.scripted_model import write_scripted_model
 from tests.fakes.scripts import CHAT_SCRIPT
@@ -141,12 +142,26 @@ def gaps(options: argparse.Namespace) -> None:
         between = sorted(after - before for before, after in pairwise(times))
         p99 = between[int(0.99 * (len(between) - 1))]
         rate = prompt.prompt_token_count / said.finish.timings.prefill_seconds
+        allowed = _allowed_rate(running, prompt.prompt_token_count, stream.prompt_token_count)
         print(
-            f"{prompt.prompt_token_count} tokens prefilled beside a stream at {rate:.1f} t/s; gaps: median "
-            f"{statistics.median(between):.3f}, p99 {p99:.3f}, longest {between[-1]:.3f} s ({len(between)} gaps)"
+            f"{prompt.prompt_token_count} tokens prefilled beside a stream at {rate:.1f} t/s, {rate / allowed:.2f} of "
+            f"what the learned costs allow; gaps: median {statistics.median(between):.3f}, p99 {p99:.3f}, longest "
+            f"{between[-1]:.3f} s ({len(between)} gaps)",
+            flush=True,
         )
         alone = running.say(_other(long)).finish.timings.prefill_seconds
         print(f"the same alone: {prompt.prompt_token_count / alone:.1f} t/s")
+
+
+def _allowed_rate(running: Running, count: int, depth: int) -> float:
+    """Tokens a second of a prompt whose steps beside one stream take all of the budget."""
+    cost, start, seconds = running.engine._cost, 0, 0.0
+    while start < count:
+        beside = StepShape(1, 1, depth)
+        fitting = cost.tokens_within(0.25, beside=beside, start=start, at_least=4, at_most=count - start)
+        seconds += cost.expected_seconds(beside + StepShape.of_row(start, fitting, 1)) or 0.0
+        start += fitting
+    return count / seconds
 
 
 def _other(request: pb.GenerateRequest) -> pb.GenerateRequest:
