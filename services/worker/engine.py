@@ -201,6 +201,7 @@ class Engine:
                 self._running, now=time.monotonic(), batch_tokens=self._limits.batch_tokens,
                 prefill_tokens=self._prefill_tokens(), prefill_rate=self._cost.prefill_tokens_per_second,
             )  # fmt: skip
+            plan = [_up_to_checkpoint(chunk) for chunk in plan]
             if self._pool.make_room(sum(chunk.token_count for chunk in plan)):
                 return plan
             self._preempt(max(self._running, key=lambda one: one.arrived_at))
@@ -251,11 +252,11 @@ class Engine:
     def _advance(self, chunk: Chunk[Generation], outputs: dict[int, int]) -> None:
         generation = chunk.generation
         generation.computed_count += chunk.token_count
+        if generation.computed_count in generation.checkpoints:
+            self._pool.checkpoint(generation.sequence_id, generation.tokens[: generation.computed_count])
         if generation.pending_count:
             self._report_progress(generation, pb.PHASE_PREFILL, generation.computed_count)
         else:
-            if not generation.generated_count and generation.keeps_state:
-                self._pool.checkpoint(generation.sequence_id, generation.tokens)
             self._sample(generation, outputs[generation.sequence_id])
 
     def _sample(self, generation: Generation, output: int) -> None:
@@ -368,6 +369,13 @@ def _row(chunk: Chunk[Generation]) -> Row:
     end = start + chunk.token_count
     tokens = generation.tokens[start:end]
     return Row(generation.sequence_id, start, tokens, wants_logits=end == len(generation.tokens))
+
+
+def _up_to_checkpoint(chunk: Chunk[Generation]) -> Chunk[Generation]:
+    generation = chunk.generation
+    end = generation.computed_count + chunk.token_count
+    stop = next((length for length in generation.checkpoints if generation.computed_count < length < end), end)
+    return Chunk(generation, stop - generation.computed_count)
 
 
 def _finish_message(generation: Generation, reason: "pb.FinishReason.ValueType") -> pb.Finish:

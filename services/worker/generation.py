@@ -35,6 +35,9 @@ class Generation:
     call_grammar: str = ""
     """What a call must look like from its opening brace on; empty lets it be anything."""
 
+    checkpoints: tuple[int, ...] = ()
+    """Lengths of the prompt at which its state is kept, ascending; for models whose state can't be cut later."""
+
     answer: Answer = field(init=False)
     sequence_id: int = NO_SEQUENCE
     computed_count: int = 0
