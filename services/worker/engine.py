@@ -235,7 +235,8 @@ class Engine:
 
     def _plan_step(self, drafts: Mapping[Generation, Sequence[int]]) -> list[Chunk[Generation]]:
         limits = StepLimits(self._limits.batch_tokens, self._step_seconds())
-        return plan_step(self._running, now=time.monotonic(), limits=limits, cost=self._cost, drafts=drafts)
+        plan = plan_step(self._running, now=time.monotonic(), limits=limits, cost=self._cost, drafts=drafts)
+        return [_up_to_checkpoint(chunk) for chunk in plan]
 
     def _has_room(self, plan: Sequence[Chunk[Generation]]) -> bool:
         return self._pool.make_room(sum(chunk.token_count for chunk in plan))
@@ -286,11 +287,11 @@ class Engine:
     def _advance(self, chunk: Chunk[Generation], outputs: range) -> None:
         generation = chunk.generation
         generation.computed_count += chunk.known_count
+        if generation.computed_count in generation.checkpoints:
+            self._pool.checkpoint(generation.sequence_id, generation.tokens[: generation.computed_count])
         if generation.pending_count:
             self._report_progress(generation, pb.PHASE_PREFILL, generation.computed_count)
         else:
-            if not generation.generated_count and generation.keeps_state:
-                self._pool.checkpoint(generation.sequence_id, generation.tokens)
             self._take_tokens(generation, chunk.draft, outputs)
 
     def _take_tokens(self, generation: Generation, draft: Sequence[int], outputs: range) -> None:
@@ -428,3 +429,10 @@ def _row(chunk: Chunk[Generation]) -> Row:
     start = generation.computed_count
     tokens = [*generation.tokens[start : start + chunk.known_count], *chunk.draft]
     return Row(generation.sequence_id, start, tokens, chunk.output_count)
+
+
+def _up_to_checkpoint(chunk: Chunk[Generation]) -> Chunk[Generation]:
+    generation = chunk.generation
+    end = generation.computed_count + chunk.known_count
+    stop = next((length for length in generation.checkpoints if generation.computed_count < length < end), end)
+    return chunk if stop == end else Chunk(generation, stop - generation.computed_count)

@@ -39,6 +39,9 @@ class Generation:
     speculation_options: SpeculationOptions = NO_SPECULATION
     """How its tokens may be guessed."""
 
+    checkpoints: tuple[int, ...] = ()
+    """Lengths of the prompt at which its state is kept, ascending; for models whose state can't be cut later."""
+
     answer: Answer = field(init=False)
     speculation: Speculation = field(init=False)
     sequence_id: int = NO_SEQUENCE

@@ -1,7 +1,7 @@
 """Turns a request into what the engine needs: tokens, limits, sampling options. Raises what the client must be told."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -15,6 +15,7 @@ from services.worker.prompt_layout import lay_out
 from services.worker.reasoning import REASONING_TEXTS, Reasoning, pick_reasoning
 from services.worker.replay import ReplayMemory, Spoken, Transcript, opening_of
 from services.worker.sampling import SamplingOptions, check_grammar
+from services.worker.scheduler import shared_length
 from services.worker.settings import WorkerSettings
 from services.worker.tool_calls import pick_format
 from services.worker.tool_calls.grammar import call_grammar, offered_call_grammar
@@ -35,6 +36,8 @@ class Prepared:
     """What a call must look like from its opening on, where the model itself decides to call; else empty."""
     opening: str
     """The end of the prompt's text."""
+    checkpoints: tuple[int, ...] = ()
+    """Lengths of the prompt at which a state that can't be cut is worth keeping."""
 
 
 class Preparer:
@@ -72,7 +75,10 @@ class Preparer:
         reasoning = pick_reasoning(self._template_source, text) if request.HasField("chat") else None
         options = self._options(request, reasoning)
         call_grammar = self._call_grammar(request, options)
-        return Prepared(tokens, min(wanted, left), options, reasoning, call_grammar, opening_of(text))
+        return Prepared(
+            tokens, min(wanted, left), options, reasoning, call_grammar, opening_of(text),
+            self._checkpoints(request, tokens),
+        )  # fmt: skip
 
     def render(self, chat: pb.ChatPrompt) -> tuple[str, list[int]]:
         """Applies the chat template; returns the text and its tokens."""
@@ -103,6 +109,18 @@ class Preparer:
         if request.WhichOneof("prompt") == "text":
             return request.text, self._model.tokenize(request.text, add_special=True, parse_special=True)
         return self.render(request.chat)
+
+    def _checkpoints(self, request: pb.GenerateRequest, tokens: list[int]) -> tuple[int, ...]:
+        """Finds where other prompts will leave this one: behind system text and tools, the last question, the end."""
+        if self._model.forks_at_any_token:
+            return ()
+        lengths = {len(tokens)}
+        for beginning in _beginnings(request.chat):
+            try:
+                lengths.add(shared_length(tokens, self.render(beginning)[1]))
+            except InvalidRequest:  # the template refuses so short a conversation
+                continue
+        return tuple(sorted(lengths))
 
     def _options(self, request: pb.GenerateRequest, reasoning: Reasoning | None) -> SamplingOptions:
         asked, defaults = request.sampling, self._settings
@@ -151,6 +169,20 @@ def _answered(chat: pb.ChatPrompt) -> pb.ChatPrompt:
     complete.CopyFrom(chat)
     del complete.messages[-1]
     return complete
+
+
+def _beginnings(chat: pb.ChatPrompt) -> Iterator[pb.ChatPrompt]:
+    """A conversation with nothing but its system text and tools, and one that ends at its last question."""
+    roles = [message.role for message in chat.messages]
+    if pb.ROLE_USER not in roles:
+        return
+    first = roles.index(pb.ROLE_USER)
+    last = len(roles) - 1 - roles[::-1].index(pb.ROLE_USER)
+    empty = pb.Message(role=pb.ROLE_USER, content=[pb.ContentPart(text="")])
+    for messages in ([*chat.messages[:first], empty], chat.messages[: last + 1]):
+        beginning = pb.ChatPrompt(tools=chat.tools, template_kwargs_json=chat.template_kwargs_json)
+        beginning.messages.extend(messages)
+        yield beginning
 
 
 def _format_field(response_format: pb.ResponseFormat) -> str:

@@ -126,6 +126,7 @@ class InferenceServicer(InferenceServiceServicer):
             keeps_state=not is_batch,
             call_grammar=prepared.call_grammar,
             speculation_options=speculation,
+            checkpoints=() if is_batch else prepared.checkpoints,
             top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
         )
         self._resume(generation, request.resume_tokens)

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from localcode.inference.v1 import inference_pb2 as pb
+from services.worker.prompts import Prepared, Preparer
+from services.worker.scheduler import shared_length
+from services.worker.settings import WorkerSettings
 from tests.fakes.engine import loaded_engine
 from tests.fakes.tiny_models import write_recurrent_model
 
@@ -33,7 +37,7 @@ def test_the_next_turn_goes_on_from_the_end_of_the_answer(recurrent_model: Path)
 
 def test_another_question_goes_on_from_the_end_of_the_prompt(recurrent_model: Path) -> None:
     with loaded_engine(recurrent_model, context=1024, kv_cells=1024, slots=2) as running:
-        running.ask(PROMPT, max_tokens=10).wait()
+        running.ask(PROMPT, max_tokens=10, checkpoints=(300,)).wait()
         usage = running.ask([*PROMPT, 250, 251], max_tokens=3).wait().usage
     assert usage.cached_token_count == 300
 
@@ -42,3 +46,25 @@ def test_what_shares_only_the_middle_of_a_prompt_is_computed_anew(recurrent_mode
     with loaded_engine(recurrent_model, context=1024, kv_cells=1024, slots=2) as running:
         running.ask(PROMPT, max_tokens=10).wait()
         assert running.ask([*PROMPT[:200], 250, 251], max_tokens=3).wait().usage.cached_token_count == 0
+
+
+def test_states_are_kept_where_other_prompts_will_leave_this_one(recurrent_model: Path) -> None:
+    with loaded_engine(recurrent_model, context=1024, kv_cells=1024, slots=2) as running:
+        model = running.loaded.model
+        preparer = Preparer(model, model.chat_template or "", WorkerSettings(name="m"), context_length=1024)
+        system = pb.Message(role=pb.ROLE_SYSTEM, content=[pb.ContentPart(text="You edit files. " * 9)])
+        first, other = (_chat(preparer, system, question) for question in ("Write a test.", "Read the file."))
+        running.ask(first.tokens, max_tokens=4, checkpoints=first.checkpoints).wait()
+        shared = shared_length(first.tokens, other.tokens)
+        asked = running.ask(other.tokens, max_tokens=4, checkpoints=other.checkpoints)
+        usage = asked.wait().usage
+    with loaded_engine(recurrent_model, context=1024, kv_cells=1024, slots=2, ram_bytes=0) as fresh:
+        alone = fresh.ask(other.tokens, max_tokens=4)
+        alone.wait()
+    assert usage.cached_token_count == shared
+    assert asked.generation.tokens == alone.generation.tokens
+
+
+def _chat(preparer: Preparer, system: pb.Message, question: str) -> Prepared:
+    user = pb.Message(role=pb.ROLE_USER, content=[pb.ContentPart(text=question)])
+    return preparer.prepare(pb.GenerateRequest(chat=pb.ChatPrompt(messages=[system, user])))
