@@ -1,5 +1,6 @@
 """GBNF grammars for response formats and for calls that must be made (`tool_choice` required or named)."""
 
+import copy
 import json
 import logging
 import re
@@ -7,27 +8,75 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from llama_cpp.llama_grammar import JSON_GBNF, json_schema_to_gbnf
-
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import InvalidRequest
+from services.worker.gbnf import GrammarError
+from services.worker.grammar_check import check_grammar
+from services.worker.json_schema import Unheld, translate
+from services.worker.regex_grammar import RegexError, regex_to_gbnf
+from services.worker.schema_documents import SchemaError
 
 _log = logging.getLogger(__name__)
 _CALL_START: Final = '"<tool_call>\\n"'
 _CALL_END: Final = '"\\n</tool_call>"'
 _ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
+_OWN_RESOURCE: Final = "localcode:arguments"
+_HOLDERS_OF_SCHEMAS: Final = ("properties", "patternProperties", "$defs", "definitions")
+_MAX_REDUCTIONS: Final = 50
 
 
 def response_grammar(response_format: pb.ResponseFormat) -> str:
-    """The grammar of a response format, or nothing for free text."""
+    """The grammar of a response format, or nothing for free text. Refuses with the place what can't be held."""
     match response_format.WhichOneof("format"):
         case "json_object":
-            return JSON_GBNF
+            return schema_to_gbnf(_ANY_OBJECT)
         case "json_schema":
-            return _schema_grammar(response_format.json_schema)
+            return _schema_grammar(response_format.json_schema, is_strict=response_format.strict)
         case "grammar":
-            return response_format.grammar
+            return _checked(response_format.grammar)
+        case "regex":
+            return _regex_grammar(response_format.regex)
     return ""
+
+
+def schema_to_gbnf(schema: object, *, root_name: str = "root") -> str:
+    """Translates a JSON Schema; all rules are named `root_name` or begin with it and a hyphen.
+
+    Keywords that no grammar can hold are left out. Raises `SchemaError`, a `ValueError`, with a JSON pointer.
+    """
+    return _translated(schema, root_name)[0]
+
+
+@lru_cache(maxsize=256)
+def _reduced(text: str) -> str:
+    try:
+        schema = json.loads(text) if text else _ANY_OBJECT
+    except (ValueError, RecursionError) as error:
+        _log.warning("schema of a tool reduced to any object: %s", error)
+        return json.dumps(_ANY_OBJECT)
+    if not isinstance(schema, dict):
+        return json.dumps(_ANY_OBJECT)
+    for _ in range(_MAX_REDUCTIONS):
+        try:
+            _, unheld = _translated(schema, "root")
+        except SchemaError as error:
+            _log.warning("schema of a tool reduced: %s", error)
+            if not _drop(schema, error.path):
+                break
+        else:
+            if unheld:
+                _log.info("schema of a tool is not held in all: %s", _listed(unheld))
+            return json.dumps(_self_contained(schema))
+    _log.warning("schema of a tool reduced to any object")
+    return json.dumps(_ANY_OBJECT)
+
+
+def reduced_schema(text: str) -> dict[str, Any]:
+    """A tool's schema as far as it can be translated: offending keywords are dropped, and the log says which and why.
+
+    Never fails. The result can stand inside another schema: its references stay within itself.
+    """
+    return dict(json.loads(_reduced(text)))
 
 
 def call_grammar(tools: Sequence[pb.Tool], choice: pb.ToolChoice, *, parallel: bool) -> str:
@@ -48,7 +97,7 @@ def call_grammar(tools: Sequence[pb.Tool], choice: pb.ToolChoice, *, parallel: b
 @lru_cache(maxsize=64)
 def _offered_call_rules(tools: tuple[tuple[str, str], ...]) -> str:
     calls = [_call_schema(pb.Tool(name=name, parameters_json=parameters)) for name, parameters in tools]
-    return re.sub(r"^root ::=", "call ::=", _schema_to_gbnf({"anyOf": calls}), flags=re.MULTILINE)
+    return schema_to_gbnf({"anyOf": calls}, root_name="call")
 
 
 def offered_call_grammar(tools: Sequence[pb.Tool]) -> str:
@@ -58,31 +107,85 @@ def offered_call_grammar(tools: Sequence[pb.Tool]) -> str:
 
 
 def _call_schema(tool: pb.Tool) -> dict[str, Any]:
-    arguments = _compilable(tool)
     return {
         "type": "object",
-        "properties": {"name": {"const": tool.name}, "arguments": arguments},
+        "properties": {"name": {"const": tool.name}, "arguments": reduced_schema(tool.parameters_json)},
         "required": ["name", "arguments"],
     }
 
 
-def _compilable(tool: pb.Tool) -> dict[str, Any]:
-    """The tool's own schema, or any object where llama.cpp's converter can't take it."""
+@lru_cache(maxsize=64)
+def _schema_grammar(text: str, *, is_strict: bool) -> str:
+    param = "response_format.json_schema"
     try:
-        schema = json.loads(tool.parameters_json) if tool.parameters_json else _ANY_OBJECT
-        _schema_to_gbnf(schema)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AssertionError) as error:
-        _log.warning("schema of tool %s reduced to any object: %s", tool.name, error)
-        return _ANY_OBJECT
-    return dict(schema)
+        grammar, unheld = _translated(json.loads(text), "root")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"The schema can't be used. {error}", param=param) from error
+    if unheld and is_strict:
+        raise InvalidRequest(f"The schema can't be held strictly. {_listed(unheld)}", param=param)
+    if unheld:
+        _log.info("schema of a response is not held in all: %s", _listed(unheld))
+    return grammar
 
 
-def _schema_grammar(text: str) -> str:
+@lru_cache(maxsize=64)
+def _checked(grammar: str) -> str:
     try:
-        return _schema_to_gbnf(json.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AssertionError) as error:
-        raise InvalidRequest(f"The schema can't be compiled: {error}", param="response_format.json_schema") from error
+        check_grammar(grammar)
+    except GrammarError as error:
+        raise InvalidRequest(f"The grammar can't be used: {error}.", param="grammar") from error
+    return grammar
 
 
-def _schema_to_gbnf(schema: object) -> str:
-    return str(json_schema_to_gbnf(json.dumps(schema), prop_order=["name", "arguments"]))
+@lru_cache(maxsize=64)
+def _regex_grammar(pattern: str) -> str:
+    try:
+        grammar = f"root ::= {regex_to_gbnf(pattern)}\n"
+        check_grammar(grammar)
+    except (RegexError, GrammarError, RecursionError) as error:
+        raise InvalidRequest(f"The regular expression can't be used: {error}.", param="response_format") from error
+    return grammar
+
+
+def _translated(schema: object, root_name: str) -> tuple[str, list[Unheld]]:
+    try:
+        grammar, unheld = translate(schema, root_name=root_name)
+        check_grammar(grammar, root_name=root_name)
+    except GrammarError as error:
+        message = re.sub(r"^line \d+, column \d+: ", "", str(error))
+        raise SchemaError(f"the schema makes an unusable grammar: {message}", ()) from error
+    except RecursionError as error:
+        raise SchemaError("the schema is nested too deep", ()) from error
+    return grammar, unheld
+
+
+def _drop(schema: dict[str, Any], path: Sequence[str | int]) -> bool:
+    """Drops what stands at a place, or at the nearest place above it that exists; false if that is the whole."""
+    parent: Any = None
+    holder: Any = None
+    last: str | int = ""
+    place: Any = schema
+    for step in path:
+        if not (isinstance(place, dict) and step in place) and not (
+            isinstance(place, list) and isinstance(step, int) and step < len(place)
+        ):
+            break
+        holder, parent, last, place = last, place, step, place[step]
+    if parent is None:
+        return False
+    if isinstance(parent, list) or holder in _HOLDERS_OF_SCHEMAS:
+        parent[last] = True
+    else:
+        del parent[last]
+    return True
+
+
+def _self_contained(schema: dict[str, Any]) -> dict[str, Any]:
+    contained = copy.deepcopy(schema)
+    if "$ref" in json.dumps(contained):
+        contained.setdefault("$id", _OWN_RESOURCE)
+    return contained
+
+
+def _listed(unheld: Sequence[Unheld]) -> str:
+    return "; ".join(dict.fromkeys(map(str, unheld)))
