@@ -19,7 +19,7 @@ class Candidates:
         self._room = np.zeros(vocab_size, _CANDIDATE)
         self._all = np.zeros(vocab_size, _CANDIDATE)
         self._all["id"] = np.arange(vocab_size, dtype=np.int32)
-        self._data = ctypes.cast(self._room.ctypes.data, llama_cpp.llama_token_data_p)
+        self._data: Any = ctypes.cast(self._room.ctypes.data, llama_cpp.llama_token_data_p)
         self.array = llama_cpp.llama_token_data_array(self._data, 0, -1, False)
         self._pointer = ctypes.byref(self.array)
 

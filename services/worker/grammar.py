@@ -163,14 +163,13 @@ def _drop(schema: dict[str, Any], path: Sequence[str | int]) -> bool:
     """Drops what stands at a place, or at the nearest place above it that exists; false if that is the whole."""
     parent: Any = None
     holder: Any = None
-    last: str | int = ""
+    last: Any = ""
     place: Any = schema
     for step in path:
-        if not (isinstance(place, dict) and step in place) and not (
-            isinstance(place, list) and isinstance(step, int) and step < len(place)
-        ):
+        known: Any = place if isinstance(place, dict) else dict(enumerate(place)) if isinstance(place, list) else {}
+        if step not in known:
             break
-        holder, parent, last, place = last, place, step, place[step]
+        holder, parent, last, place = last, place, step, known[step]
     if parent is None:
         return False
     if isinstance(parent, list) or holder in _HOLDERS_OF_SCHEMAS:

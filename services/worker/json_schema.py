@@ -311,7 +311,7 @@ class _Translator:
         if high is not None and high < low:
             raise Unsatisfiable("maxItems lies below minItems", (*path, "maxItems"))
         first, rest, rest_path = _item_schemas(schema, path)
-        heads = [self._visit(item, (*path, "prefixItems", index)) for index, item in enumerate(first[: high])]
+        heads = [self._visit(item, (*path, "prefixItems", index)) for index, item in enumerate(first[:high])]
         try:
             item = None if rest is False or (high is not None and high <= len(heads)) else self._visit(rest, rest_path)
         except Unsatisfiable:
@@ -443,7 +443,7 @@ class _Translator:
         return self._rules.add("pair", f"{self._key(name)} {value}")
 
     def _key(self, name: str) -> str:
-        return f'{quoted(json.dumps(name, ensure_ascii=False) + ":")} {self._space}'
+        return f"{quoted(json.dumps(name, ensure_ascii=False) + ':')} {self._space}"
 
     def _enclosed(self, opening: str, body: str, closing: str) -> str:
         """Brackets around something; where it may be nothing, white space inside is still single."""

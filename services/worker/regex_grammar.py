@@ -129,7 +129,8 @@ class _Translator:
         if kind is tree.BRANCH:
             return "(" + " | ".join(self._sequence(branch, depth + 1) for branch in value[1]) + ")"
         if kind in (tree.MAX_REPEAT, tree.MIN_REPEAT):
-            return self._repetition(*value, depth)
+            least, most, repeated = value
+            return self._repetition(least, most, repeated, depth)
         if kind is tree.AT:
             self._refuse_anchor()
         raise RegexError(f"{str(kind).lower()} is not supported")

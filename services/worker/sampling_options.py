@@ -25,6 +25,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "dynatemp_range": (0, 100), "dynatemp_exponent": (0, 100), "adaptive_target": (-1, 1), "adaptive_decay": (0, 0.99),
 }  # fmt: skip
 _MAX_BREAKERS: Final = 16
+_ROUNDING: Final = 1e-6  # of 32-bit floats
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,10 @@ def likeliest_needed(steps: Sequence[Step]) -> int | None:
 
 def check_bounds(asked: pb.SamplingParams) -> None:
     """Refuses values out of range, by the names of the HTTP request."""
-    for name, (low, high) in _BOUNDS.items():
-        if asked.HasField(name) and not low <= getattr(asked, name) <= high + 1e-6:  # NaN is refused too
-            raise InvalidRequest(f"{name} must lie between {low:g} and {high:g}.", param=name)
+    for field_, value in asked.ListFields():
+        low, high = _BOUNDS.get(field_.name, (0, 0))
+        if field_.name in _BOUNDS and not low - _ROUNDING <= value <= high + _ROUNDING:  # NaN is refused too
+            raise InvalidRequest(f"{field_.name} must lie between {low:g} and {high:g}.", param=field_.name)
     if len(asked.dry_sequence_breakers) > _MAX_BREAKERS or "" in asked.dry_sequence_breakers:
         message = f"dry_sequence_breakers must be at most {_MAX_BREAKERS} texts, none of them empty."
         raise InvalidRequest(message, param="dry_sequence_breakers")

@@ -10,6 +10,8 @@ MAX_COUNT: Final = 250_000
 """Most items or characters that `minItems`, `maxLength` and the like may ask for."""
 _LOWER_BOUNDS: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 _UPPER_BOUNDS: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
+_OF_OTHERS: Final = ("additionalProperties", "items", "unevaluatedProperties")
+_NEVER_HELD: Final = ("not", "if", "then", "else")
 ANNOTATIONS: Final = frozenset({
     "$schema", "$id", "$comment", "$anchor", "$defs", "definitions", "title", "description", "default", "examples",
     "deprecated", "readOnly", "writeOnly", "discriminator", "example", "contentEncoding", "contentMediaType",
@@ -85,16 +87,18 @@ def merge(first: Schema, second: Schema, pointer: Sequence[str | int]) -> Schema
     for keyword, value in constraints(second).items():
         if keyword not in merged or merged[keyword] == value:
             merged[keyword] = value
-        else:
+        elif keyword not in _NEVER_HELD:
             merged[keyword] = _both(keyword, merged[keyword], value, pointer)
     return merged
 
 
 def _both(keyword: str, first: Any, second: Any, pointer: Sequence[str | int]) -> Any:
-    if keyword in _LOWER_BOUNDS:
-        return max(first, second)
-    if keyword in _UPPER_BOUNDS:
-        return min(first, second)
+    if keyword in _LOWER_BOUNDS or keyword in _UPPER_BOUNDS:
+        return (max if keyword in _LOWER_BOUNDS else min)(first, second)
+    if keyword in _OF_OTHERS:
+        if first is True or second is False:
+            return second
+        return first if second is True or first is False else {"allOf": [first, second]}
     match keyword:
         case "required":
             return list(dict.fromkeys([*first, *second]))
@@ -107,14 +111,8 @@ def _both(keyword: str, first: Any, second: Any, pointer: Sequence[str | int]) -
             return [value for value in first if value in second]
         case "allOf":
             return [*first, *second]
-        case "additionalProperties" | "items" | "unevaluatedProperties":
-            if first is True or second is False:
-                return second
-            return first if second is True or first is False else {"allOf": [first, second]}
         case "const":
             raise Unsatisfiable("two different constants are asked for", [*pointer, keyword])
-        case "not" | "if" | "then" | "else":  # not held anyway
-            return first
     raise SchemaError(f"two different values of '{keyword}' can't be combined", [*pointer, keyword])
 
 
