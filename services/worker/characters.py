@@ -57,6 +57,8 @@ def json_characters(ranges: Ranges) -> str:
     forms = [gbnf_class(plain)] if plain else []
     if escaped:
         forms.append('"\\\\" [' + "".join(_character(ord(letter)) for letter in escaped) + "]")
+    if _holds_all(ranges, 0, 0x1F):
+        forms.append('"\\\\u00" [01] [0-9a-fA-F]')
     if not forms:
         raise ValueError("no character of this class can stand in a JSON string")
     return forms[0] if len(forms) == 1 and plain else "(" + " | ".join(forms) + ")"
@@ -69,6 +71,10 @@ def quoted(text: str) -> str:
 
 def _holds(ranges: Ranges, code: int) -> bool:
     return any(low <= code <= high for low, high in ranges)
+
+
+def _holds_all(ranges: Ranges, low: int, high: int) -> bool:
+    return any(first <= low and high <= last for first, last in ranges)
 
 
 def _range(low: int, high: int) -> str:

@@ -22,7 +22,7 @@ from services.worker.gbnf import (
 )
 
 _MAX_ELEMENTS: Final = 200_000
-_MAX_START_STEPS: Final = 1_000_000
+_MAX_START_STEPS: Final = 10_000_000
 _MAX_START_DEPTH: Final = 10_000
 
 
