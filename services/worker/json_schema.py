@@ -105,7 +105,7 @@ class _Translator:
 
     def run(self) -> str:
         self._rules.bodies[self._root_name] = ""
-        space = self._rules.add("space", '[ ]? | "\\n" [ \\t]{0,60}')
+        space = self._rules.add("space", '[ ]? | "\\n" ([ ]{0,40} | [\\t]{1,10})')
         self._space = space
         self._rules.bodies[self._root_name] = self._visit(self._document, ())
         return self._rules.text()

@@ -60,6 +60,8 @@ class Sampler:
         if self._grammar:
             if not self._grammar_allows(token):
                 token = self._choose_allowed(logits)
+                if self._grammar and not self._grammar_allows(token):
+                    token = self._nothing_allowed(logits)
             if self._grammar:
                 llama_cpp.llama_sampler_accept(self._grammar, token)
         self._count(token)
@@ -158,6 +160,8 @@ class Sampler:
         return self._candidates.chosen
 
     def _grammar_allows(self, token: int) -> bool:
+        if b"\0" in self._model.piece(token):
+            return False  # llama.cpp takes a zero for the end of a token, lets it pass and then aborts
         self._single.take_one(token)
         self._single.apply(self._grammar)
         return self._single.drop_impossible() == 1

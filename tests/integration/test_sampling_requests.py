@@ -40,7 +40,7 @@ async def client(scripted_chat_model: Path) -> AsyncIterator[httpx.AsyncClient]:
 
 async def ask(client: httpx.AsyncClient, text: str = "Hi", **fields: Any) -> httpx.Response:
     messages = [{"role": "user", "content": text}]
-    return await client.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 300, **fields})
+    return await client.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 800, **fields})
 
 
 async def answer(client: httpx.AsyncClient, text: str = "Hi", **fields: Any) -> dict[str, Any]:
@@ -142,10 +142,7 @@ async def test_a_grammar_that_is_complete_ends_the_answer_even_if_the_end_is_for
 
 
 async def test_a_grammar_that_no_token_can_follow_ends_the_answer(client: httpx.AsyncClient) -> None:
-    choice = await answer(client, grammar='root ::= "ab" <[1]> "c"', logit_bias={"1": -100})
-    assert choice["message"]["content"] in ("ab", "abc")
-    assert choice["finish_reason"] == "stop"
-    choice = await answer(client, grammar='root ::= "ab" [^\\x01-\\U0010FFFF] "c"')
+    choice = await answer(client, grammar='root ::= "ab" <[999999]> "c"')
     assert (choice["message"]["content"], choice["finish_reason"]) == ("ab", "stop")
 
 
