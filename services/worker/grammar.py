@@ -96,8 +96,12 @@ def call_grammar(tools: Sequence[pb.Tool], choice: pb.ToolChoice, *, parallel: b
 
 @lru_cache(maxsize=64)
 def _offered_call_rules(tools: tuple[tuple[str, str], ...]) -> str:
-    calls = [_call_schema(pb.Tool(name=name, parameters_json=parameters)) for name, parameters in tools]
-    return schema_to_gbnf({"anyOf": calls}, root_name="call")
+    calls = [_call_schema(name, reduced_schema(parameters)) for name, parameters in tools]
+    try:
+        return schema_to_gbnf({"anyOf": calls}, root_name="call")
+    except SchemaError as error:  # each can be held, but not all together
+        _log.warning("arguments of all tools reduced to any object: %s", error)
+        return schema_to_gbnf({"anyOf": [_call_schema(name, _ANY_OBJECT) for name, _ in tools]}, root_name="call")
 
 
 def offered_call_grammar(tools: Sequence[pb.Tool]) -> str:
@@ -106,10 +110,10 @@ def offered_call_grammar(tools: Sequence[pb.Tool]) -> str:
     return f"root ::= call rest\nrest ::= [^\\x00]*\n{rules}"
 
 
-def _call_schema(tool: pb.Tool) -> dict[str, Any]:
+def _call_schema(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": {"name": {"const": tool.name}, "arguments": reduced_schema(tool.parameters_json)},
+        "properties": {"name": {"const": name}, "arguments": arguments},
         "required": ["name", "arguments"],
     }
 
