@@ -6,6 +6,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 Schema = dict[str, Any]
+Path = tuple[str | int, ...]
 MAX_COUNT: Final = 250_000
 """Most items or characters that `minItems`, `maxLength` and the like may ask for."""
 _LOWER_BOUNDS: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
