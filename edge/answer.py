@@ -47,7 +47,8 @@ class Answer:
                 yield from self._add_delta(index, choice, event.delta)
             case "finish":
                 choice.finish = _checked(event.finish)
-                yield self._chunk(index, {}, finish_reason=choice.finish_reason)
+                chunk = self._chunk(index, {}, finish_reason=choice.finish_reason)
+                yield {**chunk, "timings": timings_object(choice.finish)}
 
     def usage_chunk(self) -> Object:
         """The chunk behind the last finish reason, for those who asked for it."""

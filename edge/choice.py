@@ -77,12 +77,14 @@ def timings_object(finish: pb.Finish) -> Object:
         "cache_n": usage.cached_token_count,
         "prompt_n": prefilled_count,
         "prompt_ms": timings.prefill_seconds * 1000,
+        "prompt_per_token_ms": _rate(timings.prefill_seconds * 1000, prefilled_count),
         "prompt_per_second": _rate(prefilled_count, timings.prefill_seconds),
         "predicted_n": usage.completion_token_count,
         "predicted_ms": timings.decode_seconds * 1000,
+        "predicted_per_token_ms": _rate(timings.decode_seconds * 1000, usage.completion_token_count),
         "predicted_per_second": _rate(usage.completion_token_count, timings.decode_seconds),
     }
 
 
-def _rate(count: int, seconds: float) -> float:
-    return count / seconds if seconds > 0 else 0.0
+def _rate(count: float, amount: float) -> float:
+    return count / amount if amount > 0 else 0.0

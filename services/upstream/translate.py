@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from typing import Any, Final
 
 from localcode.inference.v1 import inference_pb2 as pb
@@ -14,8 +15,25 @@ _ROLES: Final = {
     pb.ROLE_ASSISTANT: "assistant",
     pb.ROLE_TOOL: "tool",
 }
-_FLOATS: Final = ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty")
-_INTEGERS: Final = ("top_k", "seed")
+_FLOATS: Final = (
+    "temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "typical_p", "top_n_sigma",
+    "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base", "mirostat_tau", "mirostat_eta", "dynatemp_range",
+    "dynatemp_exponent", "adaptive_target", "adaptive_decay",
+)  # fmt: skip
+_INTEGERS: Final = (
+    "top_k", "seed", "repeat_last_n", "dry_allowed_length", "dry_penalty_last_n", "mirostat", "min_keep",
+)  # fmt: skip
+_SAMPLERS: Final = {
+    pb.SAMPLER_PENALTIES: "penalties",
+    pb.SAMPLER_DRY: "dry",
+    pb.SAMPLER_TOP_N_SIGMA: "top_n_sigma",
+    pb.SAMPLER_TOP_K: "top_k",
+    pb.SAMPLER_TYPICAL_P: "typ_p",
+    pb.SAMPLER_TOP_P: "top_p",
+    pb.SAMPLER_MIN_P: "min_p",
+    pb.SAMPLER_XTC: "xtc",
+    pb.SAMPLER_TEMPERATURE: "temperature",
+}
 
 
 def to_body(request: pb.GenerateRequest, settings: UpstreamSettings) -> dict[str, Any]:
@@ -126,6 +144,14 @@ def _sampling(sampling: pb.SamplingParams) -> dict[str, Any]:
     fields |= {name: getattr(sampling, name) for name in _INTEGERS if sampling.HasField(name)}
     if sampling.HasField("repeat_penalty"):  # llama.cpp's name and the one of the others
         fields |= dict.fromkeys(("repeat_penalty", "repetition_penalty"), _decimal(sampling.repeat_penalty))
+    if sampling.dry_sequence_breakers:
+        fields["dry_sequence_breakers"] = list(sampling.dry_sequence_breakers)
+    if sampling.samplers:
+        fields["samplers"] = [_SAMPLERS[sampler] for sampler in sampling.samplers]
+    if sampling.ignore_eos:
+        fields["ignore_eos"] = True
+    if sampling.text_bias or any(math.isinf(bias) for bias in sampling.logit_bias.values()):
+        raise Unsupported("Biases of texts, and false as a bias, work with local models only.", param="logit_bias")
     if sampling.logit_bias:
         fields["logit_bias"] = {str(token): _decimal(bias) for token, bias in sampling.logit_bias.items()}
     return fields
@@ -140,6 +166,8 @@ def _format(request: pb.GenerateRequest) -> dict[str, Any]:
             return {"response_format": {"type": "json_schema", "json_schema": document}}
         case "json_object" if wanted.json_object:
             return {"response_format": {"type": "json_object"}}
+        case "regex":
+            raise Unsupported("Regular expressions work with local models only.", param="response_format")
         case "grammar":
             raise Unsupported("Grammars work with local models only.", param="grammar")
     return {}

@@ -1,5 +1,6 @@
 """Turns a request into what the engine needs: tokens, limits, sampling options. Raises what the client must be told."""
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from services.worker.llama import LlamaModel
 from services.worker.prompt_layout import lay_out
 from services.worker.reasoning import REASONING_TEXTS, Reasoning, pick_reasoning
 from services.worker.replay import ReplayMemory, Spoken, Transcript, opening_of
-from services.worker.sampling import SamplingOptions, check_grammar
+from services.worker.sampling_options import SamplingOptions, check_bounds
 from services.worker.scheduler import shared_length
 from services.worker.settings import WorkerSettings
 from services.worker.tool_calls import pick_format
@@ -22,6 +23,15 @@ from services.worker.tool_calls.grammar import call_grammar, offered_call_gramma
 
 BATCH_CLASSES: Final = frozenset({pb.REQUEST_CLASS_TITLE, pb.REQUEST_CLASS_COMPACTION})
 _MAX_TOP_LOGPROBS: Final = 20
+_MAX_BIAS: Final = 1000.0
+_CONFIGURED: Final = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
+_OPTIONAL: Final = (
+    *_CONFIGURED, "min_keep", "seed", "frequency_penalty", "presence_penalty", "repeat_last_n", "typical_p",
+    "top_n_sigma", "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base", "dry_allowed_length",
+    "dry_penalty_last_n", "mirostat", "mirostat_tau", "mirostat_eta", "dynatemp_range", "dynatemp_exponent",
+    "adaptive_target", "adaptive_decay",
+)  # fmt: skip
+_LISTS: Final = ("dry_sequence_breakers", "samplers")
 
 
 @dataclass(frozen=True)
@@ -123,24 +133,32 @@ class Preparer:
         return tuple(sorted(lengths))
 
     def _options(self, request: pb.GenerateRequest, reasoning: Reasoning | None) -> SamplingOptions:
-        asked, defaults = request.sampling, self._settings
+        asked = request.sampling
         if request.HasField("top_logprobs") and request.top_logprobs > _MAX_TOP_LOGPROBS:
             raise InvalidRequest(f"top_logprobs must be at most {_MAX_TOP_LOGPROBS}.", param="top_logprobs")
-        for token in asked.logit_bias:
+        check_bounds(asked)
+        defaults = {name: getattr(self._settings, name) for name in _CONFIGURED}
+        given = {name: getattr(asked, name) for name in _OPTIONAL if asked.HasField(name)}
+        lists = {name: tuple(getattr(asked, name)) for name in _LISTS if getattr(asked, name)}
+        return SamplingOptions(**{
+            "seed": random.getrandbits(31), **defaults, **given, **lists,
+            "logit_bias": self._logit_bias(asked), "grammar": self._grammar(request, reasoning),
+            "history_limit": self._context_length,
+        })  # fmt: skip
+
+    def _logit_bias(self, asked: pb.SamplingParams) -> dict[int, float]:
+        biases = dict(asked.logit_bias)
+        for token in biases:
             if not 0 <= token < self._model.vocab_size:
                 raise InvalidRequest(f"logit_bias names token {token}, which does not exist.", param="logit_bias")
-        return SamplingOptions(
-            temperature=asked.temperature if asked.HasField("temperature") else defaults.temperature,
-            top_p=asked.top_p if asked.HasField("top_p") else defaults.top_p,
-            top_k=asked.top_k if asked.HasField("top_k") else defaults.top_k,
-            min_p=asked.min_p if asked.HasField("min_p") else defaults.min_p,
-            seed=asked.seed if asked.HasField("seed") else random.getrandbits(31),
-            frequency_penalty=asked.frequency_penalty,
-            presence_penalty=asked.presence_penalty,
-            repeat_penalty=asked.repeat_penalty if asked.HasField("repeat_penalty") else defaults.repeat_penalty,
-            logit_bias=dict(asked.logit_bias),
-            grammar=self._grammar(request, reasoning),
-        )
+        for item in asked.text_bias:
+            for token in self._model.tokenize(item.text, add_special=False, parse_special=False):
+                biases[token] = biases.get(token, 0.0) + item.bias
+        if any(math.isnan(bias) or bias > _MAX_BIAS for bias in biases.values()):
+            raise InvalidRequest("logit_bias holds a value that is too high.", param="logit_bias")
+        if asked.ignore_eos:
+            biases |= dict.fromkeys(self._model.end_tokens, -math.inf)
+        return biases
 
     def _grammar(self, request: pb.GenerateRequest, reasoning: Reasoning | None) -> str:
         chat = request.chat
@@ -149,10 +167,7 @@ class Preparer:
             self.call_format, chat.tools, chat.tool_choice, parallel=parallel, reasoning=reasoning
         ):
             return forced
-        grammar = response_grammar(request.response_format)
-        if grammar:
-            check_grammar(self._model, grammar, param=_format_field(request.response_format))
-        return grammar
+        return response_grammar(request.response_format)
 
     def _call_grammar(self, request: pb.GenerateRequest, options: SamplingOptions) -> str:
         chat = request.chat
@@ -183,10 +198,6 @@ def _beginnings(chat: pb.ChatPrompt) -> Iterator[pb.ChatPrompt]:
         beginning = pb.ChatPrompt(tools=chat.tools, template_kwargs_json=chat.template_kwargs_json)
         beginning.messages.extend(messages)
         yield beginning
-
-
-def _format_field(response_format: pb.ResponseFormat) -> str:
-    return "grammar" if response_format.WhichOneof("format") == "grammar" else "response_format"
 
 
 def _refuse_images(chat: pb.ChatPrompt, model: str) -> None:

@@ -1,8 +1,8 @@
 """Chooses tokens with llama.cpp's samplers, and reports how likely they were."""
 
 import ctypes
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import llama_cpp
@@ -10,46 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localcode.inference.v1 import inference_pb2 as pb
-from services.shared.errors import InvalidRequest
+from services.worker.candidates import Candidates
 from services.worker.llama import LlamaModel
+from services.worker.sampling_options import SamplingOptions, Step, chain_steps, likeliest_needed
 
-_PENALTY_WINDOW: Final = 64
-_CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-_RANDOM_SEED: Final = 0xFFFFFFFF
+_GRAMMAR_TRIES: Final = 128  # of the likeliest tokens before a grammar is applied to all
 _Handle = Any  # a `llama_sampler *`
 
 
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How tokens are chosen, all defaults filled in. Meanings: `localcode.inference.v1.SamplingParams`."""
-
-    temperature: float
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int | None = None
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repeat_penalty: float = 1.0
-    logit_bias: dict[int, float] = field(default_factory=dict)
-    grammar: str = ""
-
-    @property
-    def is_plain_greedy(self) -> bool:
-        """Whether the most likely token is always the answer."""
-        has_penalty = self.frequency_penalty or self.presence_penalty or self.repeat_penalty != 1.0
-        return self.temperature == 0 and not (has_penalty or self.logit_bias or self.grammar)
-
-
 class Sampler:
-    """The samplers of one request. Use it from one thread; `close` frees llama.cpp's side."""
+    """The samplers of one request. Use it from one thread; `close` frees llama.cpp's side.
 
-    def __init__(self, model: LlamaModel, options: SamplingOptions) -> None:
+    `candidates` is memory that samplers of one thread may share. A grammar that can't be parsed raises `ValueError`.
+    """
+
+    def __init__(self, model: LlamaModel, options: SamplingOptions, candidates: Candidates | None = None) -> None:
+        self._chain = self._grammar = None
         self._model = model
-        self._vocab_size = model.vocab_size
-        self._grammar = _grammar(model, options.grammar) if options.grammar else None
-        self._chain = None if options.is_plain_greedy else _chain(model, options)
+        self._candidates = candidates or Candidates(model.vocab_size)
+        self._single = Candidates(1)
+        steps = chain_steps(options)
+        self._likeliest_needed = likeliest_needed(steps)
+        self._biased = tuple(options.logit_bias)
+        self._recent = _RecentTokens(options.window)
         self._has_own_grammar = bool(options.grammar)
+        self._grammar = _grammar(model, options.grammar) if options.grammar else None
+        self._chain = None if steps == [Step("greedy")] else _chain(model, options, steps)
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         """Frees the samplers."""
@@ -58,20 +47,29 @@ class Sampler:
                 llama_cpp.llama_sampler_free(sampler)
         self._chain = self._grammar = None
 
+    def read_prompt(self, tokens: Sequence[int]) -> None:
+        """Tells penalties what stands before the answer."""
+        for token in tokens[-self._recent.size :] if self._recent.size else ():
+            self._count(token)
+
     def sample(self, logits: NDArray[np.float32]) -> int:
-        """Chooses and accepts the next token."""
+        """Chooses and accepts the next token; where the request's grammar allows none, that is a token that ends."""
         if self._chain is None and self._grammar is None:
             return int(logits.argmax())
-        token = self._choose(logits, with_grammar=False)
-        if self._grammar and not self._grammar_allows(token):
-            token = self._choose(logits, with_grammar=True)
-        self.accept(token)
+        token = self._choose(logits)
+        if self._grammar:
+            if not self._grammar_allows(token):
+                token = self._choose_allowed(logits)
+                if self._grammar and not self._grammar_allows(token):
+                    token = self._nothing_allowed(logits)
+            if self._grammar:
+                llama_cpp.llama_sampler_accept(self._grammar, token)
+        self._count(token)
         return token
 
     def accept(self, token: int) -> None:
         """Tells the samplers of a token that was chosen; one that breaks the grammar ends the grammar."""
-        if self._chain:
-            llama_cpp.llama_sampler_accept(self._chain, token)
+        self._count(token)
         if self._grammar:
             self._accept_in_grammar(token)
 
@@ -94,46 +92,105 @@ class Sampler:
 
     def release(self) -> None:
         """Ends what `constrain` began."""
-        if self._grammar and not self._has_own_grammar:
+        if not self._has_own_grammar:
+            self._drop_grammar()
+
+    def _drop_grammar(self) -> None:
+        if self._grammar:
             llama_cpp.llama_sampler_free(self._grammar)
-            self._grammar = None
+        self._grammar = None
+
+    def _count(self, token: int) -> None:
+        if self._chain:
+            llama_cpp.llama_sampler_accept(self._chain, token)
+        self._recent.add(token)
 
     def _accept_in_grammar(self, token: int) -> None:
         """llama.cpp aborts the process on a token that its grammar does not allow, so it is asked first."""
         if self._grammar and self._grammar_allows(token):
             llama_cpp.llama_sampler_accept(self._grammar, token)
-        elif self._grammar:
-            llama_cpp.llama_sampler_free(self._grammar)
-            self._grammar = None
+        else:
+            self._drop_grammar()
 
-    def _choose(self, logits: NDArray[np.float32], *, with_grammar: bool) -> int:
-        if self._chain is None and not with_grammar:
-            return int(logits.argmax())
-        candidates = np.empty(self._vocab_size, _CANDIDATE)
-        candidates["id"] = np.arange(self._vocab_size, dtype=np.int32)
-        candidates["logit"] = logits
-        candidates["p"] = 0
-        array = _token_data_array(candidates)
-        if with_grammar:
-            llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+    def _choose(self, logits: NDArray[np.float32]) -> int:
         if self._chain is None:
-            return int(candidates["id"][candidates["logit"].argmax()])
-        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return int(array.data[array.selected].id)
+            return int(logits.argmax())
+        if not self._take_likeliest(logits, self._likeliest_needed):
+            self._candidates.take_all(logits)
+        return self._run_chain()
+
+    def _choose_allowed(self, logits: NDArray[np.float32]) -> int:
+        """Chooses among what the grammar allows: of the likeliest if they suffice, else of the whole vocabulary."""
+        needed = self._likeliest_needed
+        if needed is not None and self._take_likeliest(logits, max(needed, _GRAMMAR_TRIES)):
+            self._candidates.apply(self._grammar)
+            if self._candidates.drop_impossible() >= needed + self._changed_count:
+                return self._run_chain()
+        self._candidates.take_all(logits)
+        self._candidates.apply(self._grammar)
+        if not self._candidates.drop_impossible():
+            return self._nothing_allowed(logits)
+        likeliest = self._candidates.likeliest
+        if likeliest in self._model.end_tokens and self._model.end_tokens.issuperset(self._candidates.tokens()):
+            return likeliest  # also where a bias forbids it: the grammar has nothing else
+        return self._run_chain()
+
+    def _nothing_allowed(self, logits: NDArray[np.float32]) -> int:
+        """A grammar that no token can continue: the answer ends, or a call that was held goes on freely."""
+        self._drop_grammar()
+        if self._has_own_grammar and self._model.end_tokens:
+            return min(self._model.end_tokens)
+        return self._choose(logits)
+
+    def _take_likeliest(self, logits: NDArray[np.float32], count: int | None) -> bool:
+        if count is None:
+            return False
+        changed = [*self._biased, *self._recent]
+        return self._candidates.take_likeliest(logits, count + len(changed), changed)
+
+    @property
+    def _changed_count(self) -> int:
+        """Most tokens whose logits the chain may change before it looks for the likeliest."""
+        return len(self._biased) + len(self._recent)
+
+    def _run_chain(self) -> int:
+        if self._chain is None:
+            return self._candidates.likeliest
+        self._candidates.apply(self._chain)
+        return self._candidates.chosen
 
     def _grammar_allows(self, token: int) -> bool:
-        single = np.array([(token, 1.0, 0.0)], _CANDIDATE)
-        array = _token_data_array(single)
-        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
-        return bool(array.data[0].logit > -np.inf)
+        if b"\0" in self._model.piece(token):
+            return False  # llama.cpp takes a zero for the end of a token, lets it pass and then aborts
+        self._single.take_one(token)
+        self._single.apply(self._grammar)
+        return self._single.drop_impossible() == 1
 
 
-def check_grammar(model: LlamaModel, grammar: str, *, param: str) -> None:
-    """Refuses a GBNF grammar that llama.cpp can't parse."""
-    try:
-        llama_cpp.llama_sampler_free(_grammar(model, grammar))
-    except ValueError as error:
-        raise InvalidRequest(str(error), param=param) from error
+class _RecentTokens:
+    """The different ones of the last tokens."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._last: deque[int] = deque(maxlen=size)
+        self._counts: Counter[int] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._counts)
+
+    def add(self, token: int) -> None:
+        if not self.size:
+            return
+        if len(self._last) == self.size:
+            oldest = self._last[0]
+            self._counts[oldest] -= 1
+            if not self._counts[oldest]:
+                del self._counts[oldest]
+        self._last.append(token)
+        self._counts[token] += 1
 
 
 def token_logprob(
@@ -155,36 +212,26 @@ def token_logprob(
     return pb.TokenLogprob(token=_text(data), token_bytes=data, logprob=logprob, top=entries)
 
 
-def _chain(model: LlamaModel, options: SamplingOptions) -> _Handle:
+def _chain(model: LlamaModel, options: SamplingOptions, steps: Sequence[Step]) -> _Handle:
     chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-    for sampler in _samplers(model, options):
-        llama_cpp.llama_sampler_chain_add(chain, sampler)
+    for step in steps:
+        llama_cpp.llama_sampler_chain_add(chain, _sampler(model, options, step))
     return chain
 
 
-def _samplers(model: LlamaModel, options: SamplingOptions) -> list[_Handle]:
-    samplers = []
-    if options.logit_bias:
-        entries = [llama_cpp.llama_logit_bias(token, bias) for token, bias in options.logit_bias.items()]
-        biases = (llama_cpp.llama_logit_bias * len(entries))(*entries)
-        samplers.append(llama_cpp.llama_sampler_init_logit_bias(model.vocab_size, len(biases), biases))
-    samplers.append(
-        llama_cpp.llama_sampler_init_penalties(
-            model.vocab_size, _PENALTY_WINDOW, options.repeat_penalty,
-            options.frequency_penalty, options.presence_penalty,
-        )
-    )  # fmt: skip
-    if options.temperature == 0:
-        return [*samplers, llama_cpp.llama_sampler_init_greedy()]
-    if options.top_k:
-        samplers.append(llama_cpp.llama_sampler_init_top_k(options.top_k))
-    if options.top_p < 1:
-        samplers.append(llama_cpp.llama_sampler_init_top_p(options.top_p, 1))
-    if options.min_p > 0:
-        samplers.append(llama_cpp.llama_sampler_init_min_p(options.min_p, 1))
-    samplers.append(llama_cpp.llama_sampler_init_temp(options.temperature))
-    seed = _RANDOM_SEED if options.seed is None else options.seed
-    return [*samplers, llama_cpp.llama_sampler_init_dist(seed)]
+def _sampler(model: LlamaModel, options: SamplingOptions, step: Step) -> _Handle:
+    match step.name:
+        case "logit_bias":
+            entries = [llama_cpp.llama_logit_bias(token, bias) for token, bias in options.logit_bias.items()]
+            biases = (llama_cpp.llama_logit_bias * len(entries))(*entries)
+            return llama_cpp.llama_sampler_init_logit_bias(model.vocab_size, len(biases), biases)
+        case "dry":
+            texts = [text.encode() for text in options.dry_sequence_breakers]
+            breakers = (ctypes.c_char_p * len(texts))(*texts)
+            return llama_cpp.llama_sampler_init_dry(model.vocab, *step.arguments, breakers, len(texts))
+        case "penalties" | "mirostat":
+            return getattr(llama_cpp, f"llama_sampler_init_{step.name}")(model.vocab_size, *step.arguments)
+    return getattr(llama_cpp, f"llama_sampler_init_{step.name}")(*step.arguments)
 
 
 def _grammar(model: LlamaModel, grammar: str) -> _Handle:
@@ -192,11 +239,6 @@ def _grammar(model: LlamaModel, grammar: str) -> _Handle:
     if not sampler:
         raise ValueError("the grammar can't be parsed: it must be GBNF with a rule named `root`")
     return sampler
-
-
-def _token_data_array(candidates: "np.ndarray[tuple[int], np.dtype[np.void]]") -> Any:
-    data = ctypes.cast(candidates.ctypes.data, llama_cpp.llama_token_data_p)
-    return llama_cpp.llama_token_data_array(data, len(candidates), -1, False)
 
 
 def _text(piece: bytes) -> str:

@@ -11,6 +11,7 @@ from localcode.inference.v1 import inference_pb2 as pb
 from localcode.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 from services.shared.errors import InvalidRequest, ModelNotFound
 from services.worker.answer import Answer
+from services.worker.candidates import Candidates
 from services.worker.engine import Engine
 from services.worker.generation import Event, Generation
 from services.worker.llama import LlamaModel
@@ -48,14 +49,15 @@ class InferenceServicer(InferenceServiceServicer):
         self._engine, self._model, self._preparer = engine, model, preparer
         self._description, self._worker_id = description, worker_id
         self._speculation, self._has_draft_model = speculation, has_draft_model
+        self._candidates = Candidates(model.vocab_size)
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         """Streams one answer; leaving it, also cancelled, frees the slot."""
         self._check_model(request.model)
         arrived_at = time.monotonic()
-        prepared = await asyncio.to_thread(self._preparer.prepare, request)
+        prepared, sampler = await asyncio.to_thread(self._prepare, request)
         transcript = Transcript()
-        async with self._submitted(request, prepared, arrived_at) as (generation, events):
+        async with self._submitted(request, prepared, sampler, arrived_at) as (generation, events):
             yield self._admitted(prepared)
             while True:
                 event = await events.get()
@@ -96,12 +98,21 @@ class InferenceServicer(InferenceServiceServicer):
         text, tokens = await asyncio.to_thread(self._preparer.render, request.chat)
         return pb.RenderPromptResponse(text=text, token_ids=tokens)
 
+    def _prepare(self, request: pb.GenerateRequest) -> tuple[Prepared, Sampler]:
+        prepared = self._preparer.prepare(request)
+        try:
+            sampler = Sampler(self._model, prepared.options, self._candidates)
+        except ValueError as error:
+            raise InvalidRequest(f"The answer's form can't be held: {error}.", param="response_format") from error
+        sampler.read_prompt(prepared.tokens)
+        return prepared, sampler
+
     @asynccontextmanager
     async def _submitted(
-        self, request: pb.GenerateRequest, prepared: Prepared, arrived_at: float
+        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, arrived_at: float
     ) -> AsyncIterator[tuple[Generation, asyncio.Queue[Event]]]:
         events: asyncio.Queue[Event] = asyncio.Queue()
-        generation = self._generation(request, prepared, events, arrived_at)
+        generation = self._generation(request, prepared, sampler, events, arrived_at)
         self._engine.submit(generation)
         try:
             yield generation, events
@@ -109,8 +120,9 @@ class InferenceServicer(InferenceServiceServicer):
             self._engine.cancel(generation)
 
     def _generation(
-        self, request: pb.GenerateRequest, prepared: Prepared, events: asyncio.Queue[Event], arrived_at: float
-    ) -> Generation:
+        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, events: asyncio.Queue[Event],
+        arrived_at: float,
+    ) -> Generation:  # fmt: skip
         is_batch = request.context.request_class in BATCH_CLASSES
         speculation = merge_options(request.speculation, self._speculation, has_draft_model=self._has_draft_model)
         generation = Generation(
@@ -118,7 +130,7 @@ class InferenceServicer(InferenceServiceServicer):
             tokens=prepared.tokens,
             prompt_token_count=len(prepared.tokens),
             max_tokens=prepared.max_tokens,
-            sampler=Sampler(self._model, prepared.options),
+            sampler=sampler,
             make_answer=partial(_answer, request, prepared, self._preparer.call_format),
             deliver=events.put_nowait,
             arrived_at=arrived_at,

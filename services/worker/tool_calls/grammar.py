@@ -2,13 +2,15 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import InvalidRequest
-from services.worker.grammar import schema_to_gbnf
+from services.worker.gbnf import GrammarError
+from services.worker.grammar import reduced_schema, schema_to_gbnf
+from services.worker.grammar_check import check_grammar
 from services.worker.harmony_channels import ANALYSIS, CHANNEL, MESSAGE
 from services.worker.reasoning import HarmonyReasoning, Reasoning, ReasoningFormat
 from services.worker.tool_calls.gbnf import literal, renamed, text_without
@@ -17,11 +19,9 @@ from services.worker.tool_calls.parameters import Parameters
 from services.worker.tool_calls.shapes import CallShape, JsonBody, MarkupBody, NamedBody
 
 _log = logging.getLogger(__name__)
-_ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
 _WHITE_SPACE: Final = 'ws ::= "" | " " | "\\n" [ \\t]{0,20}'
 _HARMONY_END: Final = "<|end|><|start|>assistant"
 _Tools = tuple[tuple[str, str], ...]
-_Compiler = Callable[[Any], str]
 
 
 def call_grammar(
@@ -76,6 +76,16 @@ def _reasoning_rules(reasoning: Reasoning | None) -> tuple[str, list[str]]:
 @lru_cache(maxsize=64)
 def _call_rules(shape: CallShape, tools: _Tools) -> str:
     """The rule `call` and those that it needs."""
+    rules = _rules_of_tools(shape, tools)
+    try:
+        check_grammar(rules, root_name="call")
+    except GrammarError as error:  # each can be held, but not all together
+        _log.warning("arguments of all tools reduced to any object: %s", error)
+        return _rules_of_tools(shape, tuple((name, "") for name, _ in tools))
+    return rules
+
+
+def _rules_of_tools(shape: CallShape, tools: _Tools) -> str:
     prefix, suffix = literal(shape.prefix), literal(shape.suffix)
     match shape.body:
         case JsonBody(arguments_key):
@@ -94,23 +104,23 @@ def _json_rules(index: int, tool: tuple[str, str], arguments_key: str) -> str:
         f'{literal(json.dumps("name"))} ws ":" ws {literal(json.dumps(name, ensure_ascii=False))} ws '
         f'"," ws {literal(json.dumps(arguments_key))} ws ":" ws root-of-{index}'
     )
-    return f'tool-{index} ::= "{{" ws {members} ws "}}"\n{_argument_rules(index, name, parameters)}'
+    return f'tool-{index} ::= "{{" ws {members} ws "}}"\n{_argument_rules(index, parameters)}'
 
 
-def _argument_rules(index: int, name: str, parameters: str) -> str:
+def _argument_rules(index: int, parameters: str) -> str:
     """The rule `root-of-…` of a tool's arguments."""
-    return renamed(schema_to_gbnf(_compilable(name, parameters)), f"-of-{index}")
+    return schema_to_gbnf(reduced_schema(parameters), root_name=f"root-of-{index}")
 
 
 def _named_rules(index: int, tool: tuple[str, str], separator: str) -> str:
     name, parameters = tool
-    return f"tool-{index} ::= {literal(name)} {separator} root-of-{index}\n{_argument_rules(index, name, parameters)}"
+    return f"tool-{index} ::= {literal(name)} {separator} root-of-{index}\n{_argument_rules(index, parameters)}"
 
 
 def _markup_rules(index: int, tool: tuple[str, str], body: MarkupBody) -> str:
     """A name, then the parameters in the schema's order, of which the optional ones may be left out."""
     name, parameters = tool
-    schema = _compilable(name, parameters)
+    schema = reduced_schema(parameters)
     properties = schema.get("properties") or {}
     required = schema.get("required") or []
     known = Parameters(json.dumps(schema))
@@ -137,7 +147,7 @@ def _parameter_rules(rule: str, key: str, types: frozenset[str], schema: dict[st
         choices = schema.get("enum") or [schema.get("const")]
         value, value_rules = f"({' | '.join(literal(_plain(choice)) for choice in choices)})", ""
     else:
-        value, value_rules = f"root-{rule}", renamed(_compiled(schema), f"-{rule}")
+        value, value_rules = f"root-{rule}", schema_to_gbnf(schema, root_name=f"root-{rule}")
     return f"{rule} ::= {literal(opening)} {value} {literal(closing + body.line_break)}\n{value_rules}".rstrip()
 
 
@@ -151,21 +161,3 @@ def _definitions(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _compilable(name: str, parameters: str) -> dict[str, Any]:
-    """The tool's own schema, or any object where it can't be turned into a grammar."""
-    try:
-        schema = json.loads(parameters) if parameters else _ANY_OBJECT
-        schema_to_gbnf(schema)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AssertionError, InvalidRequest) as error:
-        _log.warning("schema of tool %s reduced to any object: %s", name, error)
-        return _ANY_OBJECT
-    return dict(schema)
-
-
-def _compiled(schema: dict[str, Any]) -> str:
-    try:
-        return schema_to_gbnf(schema)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, AssertionError, InvalidRequest):
-        return schema_to_gbnf({})

@@ -83,6 +83,23 @@ def test_the_finish_chunk_says_why(reason: pb.FinishReason, expected: str) -> No
     assert choices_of(finish(reason)) == [{"index": 0, "delta": {}, "finish_reason": expected}]
 
 
+def test_the_finish_chunk_tells_its_durations_as_llama_server_does() -> None:
+    answer = Answer("chatcmpl-0123456789abcdef", created=5)
+    [chunk] = answer.add(0, finish())
+    assert chunk["timings"] == {
+        "queue_ms": 100.0,
+        "cache_n": 8,
+        "prompt_n": 2,
+        "prompt_ms": 500.0,
+        "prompt_per_token_ms": 250.0,
+        "prompt_per_second": 4.0,
+        "predicted_n": 3,
+        "predicted_ms": 1500.0,
+        "predicted_per_token_ms": 500.0,
+        "predicted_per_second": 2.0,
+    }
+
+
 def test_a_finish_without_a_reason_is_an_error() -> None:
     with pytest.raises(BackendFailed):
         answer_to(finish(pb.FINISH_REASON_UNSPECIFIED))

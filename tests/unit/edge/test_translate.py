@@ -48,6 +48,33 @@ def test_every_sampling_parameter_arrives() -> None:
     assert sampling == pb.SamplingParams(**values, **penalties, logit_bias={15: -100.0, 3: 2.5})
 
 
+def test_every_sampler_of_llama_cpp_arrives_by_its_usual_name() -> None:
+    values: dict[str, Any] = {
+        "typical_p": 0.5, "top_n_sigma": 1.5, "xtc_probability": 0.5, "xtc_threshold": 0.25, "dry_multiplier": 0.75,
+        "dry_base": 1.5, "dry_allowed_length": 3, "dry_penalty_last_n": -1, "dry_sequence_breakers": ["\n"],
+        "mirostat": 2, "mirostat_tau": 4.0, "mirostat_eta": 0.25, "dynatemp_range": 0.5, "dynatemp_exponent": 2.0,
+        "repeat_last_n": 32, "adaptive_target": 0.5, "adaptive_decay": 0.75, "min_keep": 2, "ignore_eos": True,
+    }  # fmt: skip
+    sampling = translate(**values, repetition_penalty=1.25, samplers=["dry", "typ_p", "temperature"]).sampling
+    order = [pb.SAMPLER_DRY, pb.SAMPLER_TYPICAL_P, pb.SAMPLER_TEMPERATURE]
+    assert sampling == pb.SamplingParams(**values, repeat_penalty=1.25, samplers=order)
+
+
+def test_biases_are_understood_in_llama_servers_form() -> None:
+    sampling = translate(logit_bias=[[15, -1.5], [3, False], [" world", 2]]).sampling
+    assert dict(sampling.logit_bias) == {15: -1.5, 3: float("-inf")}
+    assert list(sampling.text_bias) == [pb.TextBias(text=" world", bias=2)]
+
+
+@pytest.mark.parametrize(
+    ("pair", "param"),
+    [([True, 1], "logit_bias[0][0]"), ([-1, 1], "logit_bias[0][0]"), ([5, "x"], "logit_bias[0][1]"),
+     ([5, True], "logit_bias[0][1]"), ([5, 101], "logit_bias[0][1]")],
+)  # fmt: skip
+def test_a_wrong_pair_of_a_bias_is_named(pair: list[Any], param: str) -> None:
+    assert refused_param(logit_bias=[pair]) == param
+
+
 def test_zero_temperature_is_set_not_absent() -> None:
     assert translate(temperature=0).sampling.HasField("temperature")
 
@@ -163,6 +190,16 @@ def test_parallel_tool_calls_has_three_states() -> None:
             pb.ResponseFormat(json_schema='{"type":"array"}'),
         ),
         ({"grammar": 'root ::= "yes"'}, pb.ResponseFormat(grammar='root ::= "yes"')),
+        ({"guided_grammar": 'root ::= "yes"'}, pb.ResponseFormat(grammar='root ::= "yes"')),
+        ({"json_schema": {"type": "array"}}, pb.ResponseFormat(json_schema='{"type":"array"}')),
+        ({"guided_json": {"type": "array"}}, pb.ResponseFormat(json_schema='{"type":"array"}')),
+        ({"guided_regex": "a+"}, pb.ResponseFormat(regex="a+")),
+        ({"response_format": {"type": "regex", "pattern": "a+"}}, pb.ResponseFormat(regex="a+")),
+        ({"guided_choice": ["yes", 'a"b']}, pb.ResponseFormat(grammar='root ::= "yes" | "a\\U00000022b"')),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": True}}},
+            pb.ResponseFormat(json_schema="{}", strict=True),
+        ),
     ],
 )
 def test_response_formats_arrive(fields: dict[str, Any], expected: pb.ResponseFormat) -> None:
@@ -192,7 +229,12 @@ def test_a_schema_format_needs_its_schema() -> None:
     assert refused_param(response_format={"type": "json_schema"}) == "response_format.json_schema"
 
 
+def test_a_regex_format_needs_its_pattern() -> None:
+    assert refused_param(response_format={"type": "regex"}) == "response_format.pattern"
+
+
 def test_grammar_and_format_exclude_each_other() -> None:
+    assert refused_param(json_schema={}, guided_regex="a") == "guided_regex"
     assert refused_param(grammar="root ::= [a-z]", response_format={"type": "json_object"}) == "grammar"
 
 

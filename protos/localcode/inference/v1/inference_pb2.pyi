@@ -167,6 +167,58 @@ TOOL_CHOICE_MODE_NAMED: ToolChoiceMode.ValueType  # 4
 """The named function is called."""
 Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
 
+class _Sampler:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SamplerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sampler.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SAMPLER_UNSPECIFIED: _Sampler.ValueType  # 0
+    """Not valid."""
+    SAMPLER_PENALTIES: _Sampler.ValueType  # 1
+    """`repeat_penalty`, `frequency_penalty` and `presence_penalty`."""
+    SAMPLER_DRY: _Sampler.ValueType  # 2
+    """`dry_multiplier` and its companions."""
+    SAMPLER_TOP_N_SIGMA: _Sampler.ValueType  # 3
+    """`top_n_sigma`."""
+    SAMPLER_TOP_K: _Sampler.ValueType  # 4
+    """`top_k`."""
+    SAMPLER_TYPICAL_P: _Sampler.ValueType  # 5
+    """`typical_p`."""
+    SAMPLER_TOP_P: _Sampler.ValueType  # 6
+    """`top_p`."""
+    SAMPLER_MIN_P: _Sampler.ValueType  # 7
+    """`min_p`."""
+    SAMPLER_XTC: _Sampler.ValueType  # 8
+    """`xtc_probability`."""
+    SAMPLER_TEMPERATURE: _Sampler.ValueType  # 9
+    """`temperature` and `dynatemp_range`."""
+
+class Sampler(_Sampler, metaclass=_SamplerEnumTypeWrapper):
+    """Samplers whose order can be chosen."""
+
+SAMPLER_UNSPECIFIED: Sampler.ValueType  # 0
+"""Not valid."""
+SAMPLER_PENALTIES: Sampler.ValueType  # 1
+"""`repeat_penalty`, `frequency_penalty` and `presence_penalty`."""
+SAMPLER_DRY: Sampler.ValueType  # 2
+"""`dry_multiplier` and its companions."""
+SAMPLER_TOP_N_SIGMA: Sampler.ValueType  # 3
+"""`top_n_sigma`."""
+SAMPLER_TOP_K: Sampler.ValueType  # 4
+"""`top_k`."""
+SAMPLER_TYPICAL_P: Sampler.ValueType  # 5
+"""`typical_p`."""
+SAMPLER_TOP_P: Sampler.ValueType  # 6
+"""`top_p`."""
+SAMPLER_MIN_P: Sampler.ValueType  # 7
+"""`min_p`."""
+SAMPLER_XTC: Sampler.ValueType  # 8
+"""`xtc_probability`."""
+SAMPLER_TEMPERATURE: Sampler.ValueType  # 9
+"""`temperature` and `dynatemp_range`."""
+Global___Sampler: _TypeAlias = Sampler  # noqa: Y015
+
 class _Phase:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -670,7 +722,9 @@ Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
 @_typing.final
 class SamplingParams(_message.Message):
-    """How tokens are chosen. Unset fields take the model's configured defaults."""
+    """How tokens are chosen. Unset fields take the model's configured defaults, or leave a sampler off.
+    A value out of range is `INVALID_ARGUMENT`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -703,8 +757,29 @@ class SamplingParams(_message.Message):
     PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
     REPEAT_PENALTY_FIELD_NUMBER: _builtins.int
     LOGIT_BIAS_FIELD_NUMBER: _builtins.int
+    TYPICAL_P_FIELD_NUMBER: _builtins.int
+    TOP_N_SIGMA_FIELD_NUMBER: _builtins.int
+    XTC_PROBABILITY_FIELD_NUMBER: _builtins.int
+    XTC_THRESHOLD_FIELD_NUMBER: _builtins.int
+    DRY_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    DRY_BASE_FIELD_NUMBER: _builtins.int
+    DRY_ALLOWED_LENGTH_FIELD_NUMBER: _builtins.int
+    DRY_PENALTY_LAST_N_FIELD_NUMBER: _builtins.int
+    DRY_SEQUENCE_BREAKERS_FIELD_NUMBER: _builtins.int
+    MIROSTAT_FIELD_NUMBER: _builtins.int
+    MIROSTAT_TAU_FIELD_NUMBER: _builtins.int
+    MIROSTAT_ETA_FIELD_NUMBER: _builtins.int
+    DYNATEMP_RANGE_FIELD_NUMBER: _builtins.int
+    DYNATEMP_EXPONENT_FIELD_NUMBER: _builtins.int
+    REPEAT_LAST_N_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_TARGET_FIELD_NUMBER: _builtins.int
+    ADAPTIVE_DECAY_FIELD_NUMBER: _builtins.int
+    SAMPLERS_FIELD_NUMBER: _builtins.int
+    IGNORE_EOS_FIELD_NUMBER: _builtins.int
+    MIN_KEEP_FIELD_NUMBER: _builtins.int
+    TEXT_BIAS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """0 takes the most likely token always; otherwise logits are divided by it."""
+    """0 takes the most likely token always; otherwise logits are divided by it (0 to 100)."""
     top_p: _builtins.float
     """Keeps the likeliest tokens that together reach this probability (0 to 1)."""
     top_k: _builtins.int
@@ -712,16 +787,66 @@ class SamplingParams(_message.Message):
     min_p: _builtins.float
     """Keeps tokens at least this likely relative to the likeliest (0 to 1)."""
     seed: _builtins.int
-    """Makes sampling reproducible."""
+    """Makes sampling reproducible: the same seed, prompt and build give the same text, as long as nothing else shares
+    the batch. 4294967295 means random.
+    """
     frequency_penalty: _builtins.float
     """Lowers tokens in proportion to their count so far (-2 to 2)."""
     presence_penalty: _builtins.float
     """Lowers tokens that occurred at all (-2 to 2)."""
     repeat_penalty: _builtins.float
-    """Divides logits of recent tokens (llama.cpp's `repeat_penalty`); 1 is off."""
+    """Divides logits of recent tokens (llama.cpp's `repeat_penalty`, 0.001 to 10); 1 is off."""
+    typical_p: _builtins.float
+    """Keeps tokens of about average surprise that together reach this probability (0 to 1); 1 is off."""
+    top_n_sigma: _builtins.float
+    """Keeps tokens whose logits are within this many standard deviations of the highest (up to 100); 0 or less is off."""
+    xtc_probability: _builtins.float
+    """How often all but the least likely of the tokens above `xtc_threshold` are removed (0 to 1); 0 is off."""
+    xtc_threshold: _builtins.float
+    """The probability from which on tokens may be removed so (0 to 1); above 0.5 is off. Unset means 0.1."""
+    dry_multiplier: _builtins.float
+    """Strength of the penalty on continuing a repeated sequence (DRY, 0 to 100); 0 is off."""
+    dry_base: _builtins.float
+    """Base of that penalty, which grows with the length of the sequence (0 to 100); below 1 is off. Unset means 1.75."""
+    dry_allowed_length: _builtins.int
+    """Longest sequence that may be repeated without penalty. Unset means 2."""
+    dry_penalty_last_n: _builtins.int
+    """How many of the last tokens are searched for repetitions; -1 means all, 0 is off. Unset means all."""
+    mirostat: _builtins.int
+    """Holds the surprise of the text steady instead of cutting unlikely tokens: 0 is off, 1 and 2 are the versions."""
+    mirostat_tau: _builtins.float
+    """Surprise to hold, in bits (0 to 100). Unset means 5."""
+    mirostat_eta: _builtins.float
+    """How fast it adapts (0 to 1). Unset means 0.1."""
+    dynatemp_range: _builtins.float
+    """Lets the temperature vary by this much to both sides with the entropy of the distribution (0 to 100); 0 is off."""
+    dynatemp_exponent: _builtins.float
+    """How the normalised entropy is mapped to the temperature (0 to 100). Unset means 1."""
+    repeat_last_n: _builtins.int
+    """How many of the last tokens, the prompt's included, the penalties look at; -1 means all, 0 is off. Unset means 64."""
+    adaptive_target: _builtins.float
+    """Draws tokens whose probability is near this one (adaptive-p, up to 1); negative is off."""
+    adaptive_decay: _builtins.float
+    """How slowly adaptive-p forgets (0 to 0.99). Unset means 0.9."""
+    ignore_eos: _builtins.bool
+    """Whether the model may not end the answer. A grammar that allows nothing else still ends it."""
+    min_keep: _builtins.int
+    """Tokens that top-p, min-p, typical-p and XTC leave over at least."""
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
-        """Added to logits, by token id (-100 to 100)."""
+        """Added to logits, by token id (-100 to 100, or negative infinity to forbid a token)."""
+
+    @_builtins.property
+    def dry_sequence_breakers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts that end a sequence (at most 16). None means line feed, colon, quotation mark and asterisk."""
+
+    @_builtins.property
+    def samplers(self) -> _containers.RepeatedScalarFieldContainer[Global___Sampler.ValueType]:
+        """The samplers to use, in order; those left out are off. None means the order of the enumeration."""
+
+    @_builtins.property
+    def text_bias(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextBias]:
+        """Added to the logits of all tokens of a text."""
 
     def __init__(
         self,
@@ -735,17 +860,64 @@ class SamplingParams(_message.Message):
         presence_penalty: _builtins.float | None = ...,
         repeat_penalty: _builtins.float | None = ...,
         logit_bias: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
+        typical_p: _builtins.float | None = ...,
+        top_n_sigma: _builtins.float | None = ...,
+        xtc_probability: _builtins.float | None = ...,
+        xtc_threshold: _builtins.float | None = ...,
+        dry_multiplier: _builtins.float | None = ...,
+        dry_base: _builtins.float | None = ...,
+        dry_allowed_length: _builtins.int | None = ...,
+        dry_penalty_last_n: _builtins.int | None = ...,
+        dry_sequence_breakers: _abc.Iterable[_builtins.str] | None = ...,
+        mirostat: _builtins.int | None = ...,
+        mirostat_tau: _builtins.float | None = ...,
+        mirostat_eta: _builtins.float | None = ...,
+        dynatemp_range: _builtins.float | None = ...,
+        dynatemp_exponent: _builtins.float | None = ...,
+        repeat_last_n: _builtins.int | None = ...,
+        adaptive_target: _builtins.float | None = ...,
+        adaptive_decay: _builtins.float | None = ...,
+        samplers: _abc.Iterable[Global___Sampler.ValueType] | None = ...,
+        ignore_eos: _builtins.bool = ...,
+        min_keep: _builtins.int | None = ...,
+        text_bias: _abc.Iterable[Global___TextBias] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_adaptive_decay", b"_adaptive_decay", "_adaptive_target", b"_adaptive_target", "_dry_allowed_length", b"_dry_allowed_length", "_dry_base", b"_dry_base", "_dry_multiplier", b"_dry_multiplier", "_dry_penalty_last_n", b"_dry_penalty_last_n", "_dynatemp_exponent", b"_dynatemp_exponent", "_dynatemp_range", b"_dynatemp_range", "_frequency_penalty", b"_frequency_penalty", "_min_keep", b"_min_keep", "_min_p", b"_min_p", "_mirostat", b"_mirostat", "_mirostat_eta", b"_mirostat_eta", "_mirostat_tau", b"_mirostat_tau", "_presence_penalty", b"_presence_penalty", "_repeat_last_n", b"_repeat_last_n", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_n_sigma", b"_top_n_sigma", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "_xtc_probability", b"_xtc_probability", "_xtc_threshold", b"_xtc_threshold", "adaptive_decay", b"adaptive_decay", "adaptive_target", b"adaptive_target", "dry_allowed_length", b"dry_allowed_length", "dry_base", b"dry_base", "dry_multiplier", b"dry_multiplier", "dry_penalty_last_n", b"dry_penalty_last_n", "dynatemp_exponent", b"dynatemp_exponent", "dynatemp_range", b"dynatemp_range", "frequency_penalty", b"frequency_penalty", "min_keep", b"min_keep", "min_p", b"min_p", "mirostat", b"mirostat", "mirostat_eta", b"mirostat_eta", "mirostat_tau", b"mirostat_tau", "presence_penalty", b"presence_penalty", "repeat_last_n", b"repeat_last_n", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_n_sigma", b"top_n_sigma", "top_p", b"top_p", "typical_p", b"typical_p", "xtc_probability", b"xtc_probability", "xtc_threshold", b"xtc_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repeat_penalty", b"repeat_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adaptive_decay", b"_adaptive_decay", "_adaptive_target", b"_adaptive_target", "_dry_allowed_length", b"_dry_allowed_length", "_dry_base", b"_dry_base", "_dry_multiplier", b"_dry_multiplier", "_dry_penalty_last_n", b"_dry_penalty_last_n", "_dynatemp_exponent", b"_dynatemp_exponent", "_dynatemp_range", b"_dynatemp_range", "_frequency_penalty", b"_frequency_penalty", "_min_keep", b"_min_keep", "_min_p", b"_min_p", "_mirostat", b"_mirostat", "_mirostat_eta", b"_mirostat_eta", "_mirostat_tau", b"_mirostat_tau", "_presence_penalty", b"_presence_penalty", "_repeat_last_n", b"_repeat_last_n", "_repeat_penalty", b"_repeat_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_n_sigma", b"_top_n_sigma", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "_xtc_probability", b"_xtc_probability", "_xtc_threshold", b"_xtc_threshold", "adaptive_decay", b"adaptive_decay", "adaptive_target", b"adaptive_target", "dry_allowed_length", b"dry_allowed_length", "dry_base", b"dry_base", "dry_multiplier", b"dry_multiplier", "dry_penalty_last_n", b"dry_penalty_last_n", "dry_sequence_breakers", b"dry_sequence_breakers", "dynatemp_exponent", b"dynatemp_exponent", "dynatemp_range", b"dynatemp_range", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "logit_bias", b"logit_bias", "min_keep", b"min_keep", "min_p", b"min_p", "mirostat", b"mirostat", "mirostat_eta", b"mirostat_eta", "mirostat_tau", b"mirostat_tau", "presence_penalty", b"presence_penalty", "repeat_last_n", b"repeat_last_n", "repeat_penalty", b"repeat_penalty", "samplers", b"samplers", "seed", b"seed", "temperature", b"temperature", "text_bias", b"text_bias", "top_k", b"top_k", "top_n_sigma", b"top_n_sigma", "top_p", b"top_p", "typical_p", b"typical_p", "xtc_probability", b"xtc_probability", "xtc_threshold", b"xtc_threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__adaptive_decay: _TypeAlias = _typing.Literal["adaptive_decay"]  # noqa: Y015
+    _WhichOneofArgType__adaptive_decay: _TypeAlias = _typing.Literal["_adaptive_decay", b"_adaptive_decay"]  # noqa: Y015
+    _WhichOneofReturnType__adaptive_target: _TypeAlias = _typing.Literal["adaptive_target"]  # noqa: Y015
+    _WhichOneofArgType__adaptive_target: _TypeAlias = _typing.Literal["_adaptive_target", b"_adaptive_target"]  # noqa: Y015
+    _WhichOneofReturnType__dry_allowed_length: _TypeAlias = _typing.Literal["dry_allowed_length"]  # noqa: Y015
+    _WhichOneofArgType__dry_allowed_length: _TypeAlias = _typing.Literal["_dry_allowed_length", b"_dry_allowed_length"]  # noqa: Y015
+    _WhichOneofReturnType__dry_base: _TypeAlias = _typing.Literal["dry_base"]  # noqa: Y015
+    _WhichOneofArgType__dry_base: _TypeAlias = _typing.Literal["_dry_base", b"_dry_base"]  # noqa: Y015
+    _WhichOneofReturnType__dry_multiplier: _TypeAlias = _typing.Literal["dry_multiplier"]  # noqa: Y015
+    _WhichOneofArgType__dry_multiplier: _TypeAlias = _typing.Literal["_dry_multiplier", b"_dry_multiplier"]  # noqa: Y015
+    _WhichOneofReturnType__dry_penalty_last_n: _TypeAlias = _typing.Literal["dry_penalty_last_n"]  # noqa: Y015
+    _WhichOneofArgType__dry_penalty_last_n: _TypeAlias = _typing.Literal["_dry_penalty_last_n", b"_dry_penalty_last_n"]  # noqa: Y015
+    _WhichOneofReturnType__dynatemp_exponent: _TypeAlias = _typing.Literal["dynatemp_exponent"]  # noqa: Y015
+    _WhichOneofArgType__dynatemp_exponent: _TypeAlias = _typing.Literal["_dynatemp_exponent", b"_dynatemp_exponent"]  # noqa: Y015
+    _WhichOneofReturnType__dynatemp_range: _TypeAlias = _typing.Literal["dynatemp_range"]  # noqa: Y015
+    _WhichOneofArgType__dynatemp_range: _TypeAlias = _typing.Literal["_dynatemp_range", b"_dynatemp_range"]  # noqa: Y015
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
     _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__min_keep: _TypeAlias = _typing.Literal["min_keep"]  # noqa: Y015
+    _WhichOneofArgType__min_keep: _TypeAlias = _typing.Literal["_min_keep", b"_min_keep"]  # noqa: Y015
     _WhichOneofReturnType__min_p: _TypeAlias = _typing.Literal["min_p"]  # noqa: Y015
     _WhichOneofArgType__min_p: _TypeAlias = _typing.Literal["_min_p", b"_min_p"]  # noqa: Y015
+    _WhichOneofReturnType__mirostat: _TypeAlias = _typing.Literal["mirostat"]  # noqa: Y015
+    _WhichOneofArgType__mirostat: _TypeAlias = _typing.Literal["_mirostat", b"_mirostat"]  # noqa: Y015
+    _WhichOneofReturnType__mirostat_eta: _TypeAlias = _typing.Literal["mirostat_eta"]  # noqa: Y015
+    _WhichOneofArgType__mirostat_eta: _TypeAlias = _typing.Literal["_mirostat_eta", b"_mirostat_eta"]  # noqa: Y015
+    _WhichOneofReturnType__mirostat_tau: _TypeAlias = _typing.Literal["mirostat_tau"]  # noqa: Y015
+    _WhichOneofArgType__mirostat_tau: _TypeAlias = _typing.Literal["_mirostat_tau", b"_mirostat_tau"]  # noqa: Y015
     _WhichOneofReturnType__presence_penalty: _TypeAlias = _typing.Literal["presence_penalty"]  # noqa: Y015
     _WhichOneofArgType__presence_penalty: _TypeAlias = _typing.Literal["_presence_penalty", b"_presence_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__repeat_last_n: _TypeAlias = _typing.Literal["repeat_last_n"]  # noqa: Y015
+    _WhichOneofArgType__repeat_last_n: _TypeAlias = _typing.Literal["_repeat_last_n", b"_repeat_last_n"]  # noqa: Y015
     _WhichOneofReturnType__repeat_penalty: _TypeAlias = _typing.Literal["repeat_penalty"]  # noqa: Y015
     _WhichOneofArgType__repeat_penalty: _TypeAlias = _typing.Literal["_repeat_penalty", b"_repeat_penalty"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
@@ -754,14 +926,48 @@ class SamplingParams(_message.Message):
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    _WhichOneofReturnType__top_n_sigma: _TypeAlias = _typing.Literal["top_n_sigma"]  # noqa: Y015
+    _WhichOneofArgType__top_n_sigma: _TypeAlias = _typing.Literal["_top_n_sigma", b"_top_n_sigma"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    _WhichOneofReturnType__typical_p: _TypeAlias = _typing.Literal["typical_p"]  # noqa: Y015
+    _WhichOneofArgType__typical_p: _TypeAlias = _typing.Literal["_typical_p", b"_typical_p"]  # noqa: Y015
+    _WhichOneofReturnType__xtc_probability: _TypeAlias = _typing.Literal["xtc_probability"]  # noqa: Y015
+    _WhichOneofArgType__xtc_probability: _TypeAlias = _typing.Literal["_xtc_probability", b"_xtc_probability"]  # noqa: Y015
+    _WhichOneofReturnType__xtc_threshold: _TypeAlias = _typing.Literal["xtc_threshold"]  # noqa: Y015
+    _WhichOneofArgType__xtc_threshold: _TypeAlias = _typing.Literal["_xtc_threshold", b"_xtc_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adaptive_decay) -> _WhichOneofReturnType__adaptive_decay | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__adaptive_target) -> _WhichOneofReturnType__adaptive_target | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dry_allowed_length) -> _WhichOneofReturnType__dry_allowed_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dry_base) -> _WhichOneofReturnType__dry_base | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dry_multiplier) -> _WhichOneofReturnType__dry_multiplier | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dry_penalty_last_n) -> _WhichOneofReturnType__dry_penalty_last_n | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dynatemp_exponent) -> _WhichOneofReturnType__dynatemp_exponent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dynatemp_range) -> _WhichOneofReturnType__dynatemp_range | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_keep) -> _WhichOneofReturnType__min_keep | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_p) -> _WhichOneofReturnType__min_p | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mirostat) -> _WhichOneofReturnType__mirostat | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mirostat_eta) -> _WhichOneofReturnType__mirostat_eta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mirostat_tau) -> _WhichOneofReturnType__mirostat_tau | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repeat_last_n) -> _WhichOneofReturnType__repeat_last_n | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__repeat_penalty) -> _WhichOneofReturnType__repeat_penalty | None: ...
     @_typing.overload
@@ -771,9 +977,43 @@ class SamplingParams(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_n_sigma) -> _WhichOneofReturnType__top_n_sigma | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__typical_p) -> _WhichOneofReturnType__typical_p | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__xtc_probability) -> _WhichOneofReturnType__xtc_probability | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__xtc_threshold) -> _WhichOneofReturnType__xtc_threshold | None: ...
 
 Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
+
+@_typing.final
+class TextBias(_message.Message):
+    """A bias on the tokens of a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text, tokenized without special tokens."""
+    bias: _builtins.float
+    """Added to their logits (-100 to 100, or negative infinity)."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        bias: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextBias: _TypeAlias = TextBias  # noqa: Y015
 
 @_typing.final
 class ResponseFormat(_message.Message):
@@ -784,24 +1024,32 @@ class ResponseFormat(_message.Message):
     JSON_OBJECT_FIELD_NUMBER: _builtins.int
     JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
+    REGEX_FIELD_NUMBER: _builtins.int
+    STRICT_FIELD_NUMBER: _builtins.int
     json_object: _builtins.bool
     """Any JSON object."""
     json_schema: _builtins.str
     """A JSON document that follows this JSON Schema."""
     grammar: _builtins.str
     """Text of this GBNF grammar (llama.cpp, `grammars/README.md`)."""
+    regex: _builtins.str
+    """Text that matches this regular expression from beginning to end."""
+    strict: _builtins.bool
+    """Whether a JSON Schema with keywords that can't be enforced is refused; otherwise those are ignored."""
     def __init__(
         self,
         *,
         json_object: _builtins.bool = ...,
         json_schema: _builtins.str = ...,
         grammar: _builtins.str = ...,
+        regex: _builtins.str = ...,
+        strict: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex", "strict", b"strict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_format: _TypeAlias = _typing.Literal["json_object", "json_schema", "grammar"]  # noqa: Y015
+    _WhichOneofReturnType_format: _TypeAlias = _typing.Literal["json_object", "json_schema", "grammar", "regex"]  # noqa: Y015
     _WhichOneofArgType_format: _TypeAlias = _typing.Literal["format", b"format"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_format) -> _WhichOneofReturnType_format | None: ...
 

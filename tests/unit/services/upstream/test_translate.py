@@ -57,6 +57,36 @@ def test_a_conversation_with_calls_keeps_every_field() -> None:
     ]
 
 
+def test_samplers_go_by_their_usual_names() -> None:
+    values: dict[str, Any] = {
+        "typical_p": 0.5, "top_n_sigma": 1.5, "xtc_probability": 0.25, "xtc_threshold": 0.1, "dry_multiplier": 0.8,
+        "dry_base": 1.75, "dry_allowed_length": 2, "dry_penalty_last_n": -1, "dry_sequence_breakers": ["x"],
+        "mirostat": 2, "mirostat_tau": 5.0, "mirostat_eta": 0.1, "dynatemp_range": 0.5, "dynatemp_exponent": 1.0,
+        "repeat_last_n": 64, "adaptive_target": 0.5, "adaptive_decay": 0.9, "min_keep": 1, "ignore_eos": True,
+    }  # fmt: skip
+    request = chat()
+    request.sampling.CopyFrom(pb.SamplingParams(**values, samplers=[pb.SAMPLER_TYPICAL_P, pb.SAMPLER_TEMPERATURE]))
+    sent = body(request)
+    assert {name: sent[name] for name in values} == values
+    assert sent["samplers"] == ["typ_p", "temperature"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"sampling": pb.SamplingParams(text_bias=[pb.TextBias(text="a", bias=1)])}, "logit_bias"),
+        ({"sampling": pb.SamplingParams(logit_bias={1: float("-inf")})}, "logit_bias"),
+        ({"response_format": pb.ResponseFormat(regex="a+")}, "response_format"),
+    ],
+)
+def test_what_only_local_models_can_do_is_refused(fields: dict[str, Any], param: str) -> None:
+    request = chat()
+    request.MergeFrom(pb.GenerateRequest(**fields))
+    with pytest.raises(Unsupported) as caught:
+        body(request)
+    assert caught.value.param == param
+
+
 def test_tools_keep_the_order_of_their_schema() -> None:
     schema = '{"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "integer"}}, "required": ["z"]}'
     tools = [pb.Tool(name="f", description="does", parameters_json=schema, strict=True), pb.Tool(name="g")]
