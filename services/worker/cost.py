@@ -17,6 +17,7 @@ _DRIFT: Final = 0.03  # how far the truth moves from step to step, as a share
 _UNSURE: Final = 0.5  # how far an interpolated cost may be off, as a share
 _MOST_SURPRISE: Final = 2.0
 _DEPTH_THAT_DOUBLES: Final = 5000  # cells: tokens may cost twice as much at this depth, before anything was measured
+_LEAST_DEPTH_THAT_DOUBLES: Final = 2000  # models need some 10,000: what looks steeper is another program's doing
 _COMMON: Final = 0.4  # share of what no part explains that is laid to the machine as a whole
 _PATIENCE: Final = 10.0
 _SHORTEST_HANG_SECONDS: Final = 30.0
@@ -90,6 +91,9 @@ class StepCost:
             explained += gain * weight
             part.seconds = max(0.0, part.seconds + gain * error)
             part.variance = part.variance * (1 - gain * weight) + part.drift
+        largest = self._known_sizes[-1]
+        steepest = self._tokens[largest].seconds / (largest * _LEAST_DEPTH_THAT_DOUBLES)
+        self._pair.seconds = min(self._pair.seconds, steepest)
         self._slowness *= 1 + _COMMON * (1 - explained) * error / expected
 
     def expected_seconds(self, shape: StepShape) -> float | None:

@@ -68,6 +68,16 @@ def test_depth_learned_at_one_size_holds_at_another() -> None:
     assert expected(cost, deep) == pytest.approx(truth(deep), rel=0.2)
 
 
+def test_a_busy_machine_is_not_taken_for_depth() -> None:
+    cost = learned([StepShape(1, 1), StepShape(16, 1), StepShape(64, 1)], rounds=2)
+    for start in range(0, 800, 16):
+        shape = prompt(16, start=start)
+        cost.observe(shape, 4 * truth(shape))
+    for start in range(800, 2000, 16):
+        cost.observe(prompt(16, start=start), truth(prompt(16, start=start)))
+    assert expected(cost, prompt(64, start=6000)) < 2.5 * truth(prompt(64, start=6000))
+
+
 def test_outputs_cost_extra() -> None:
     shapes = [StepShape(16, 1), StepShape(16, 16), StepShape(64, 1), StepShape(64, 20)]
     cost = learned(shapes, rounds=20)
