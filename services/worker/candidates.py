@@ -17,15 +17,17 @@ class Candidates:
 
     def __init__(self, vocab_size: int) -> None:
         self._room = np.zeros(vocab_size, _CANDIDATE)
-        self._all = np.zeros(vocab_size, _CANDIDATE)
-        self._all["id"] = np.arange(vocab_size, dtype=np.int32)
+        every = np.zeros(vocab_size, _CANDIDATE)
+        every["id"] = np.arange(vocab_size, dtype=np.int32)
+        # numpy copies records field by field, and plain numbers at once
+        self._room_words, self._every_words = self._room.view(np.int32), every.view(np.int32)
         self._data: Any = ctypes.cast(self._room.ctypes.data, llama_cpp.llama_token_data_p)
         self.array = llama_cpp.llama_token_data_array(self._data, 0, -1, False)
         self._pointer = ctypes.byref(self.array)
 
     def take_all(self, logits: NDArray[np.float32]) -> None:
         """Takes the whole vocabulary."""
-        np.copyto(self._room, self._all)
+        np.copyto(self._room_words, self._every_words)
         self._room["logit"] = logits
         self._reset(len(self._room))
 
@@ -41,10 +43,15 @@ class Candidates:
         extra = np.fromiter(others, np.int64)
         if len(extra):
             tokens = np.union1d(tokens, extra)
-        taken = self._room[: len(tokens)]
-        taken["id"] = tokens
-        taken["logit"] = logits[tokens]
-        self._reset(len(tokens))
+        self._take(tokens, logits)
+        return True
+
+    def take_within(self, logits: NDArray[np.float32], distance: float) -> bool:
+        """Takes the tokens whose logits are at most so far below the highest; false if that is half of all or more."""
+        tokens = np.flatnonzero(logits >= logits.max() - distance)
+        if len(tokens) * 2 > len(logits):
+            return False
+        self._take(tokens, logits)
         return True
 
     def take_one(self, token: int) -> None:
@@ -78,6 +85,12 @@ class Candidates:
     def chosen(self) -> int:
         """The token that the chain chose."""
         return int(self.array.data[self.array.selected].id)
+
+    def _take(self, tokens: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+        taken = self._room[: len(tokens)]
+        taken["id"] = tokens
+        taken["logit"] = logits[tokens]
+        self._reset(len(tokens))
 
     def _reset(self, count: int) -> None:
         self.array.data = self._data

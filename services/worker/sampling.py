@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.candidates import Candidates
 from services.worker.llama import LlamaModel
-from services.worker.sampling_options import SamplingOptions, Step, chain_steps, likeliest_needed
+from services.worker.sampling_options import SamplingOptions, Step, chain_steps, distance_needed, likeliest_needed
 
 _GRAMMAR_TRIES: Final = 128  # of the likeliest tokens before a grammar is applied to all
 _Handle = Any  # a `llama_sampler *`
@@ -30,7 +30,7 @@ class Sampler:
         self._candidates = candidates or Candidates(model.vocab_size)
         self._single = Candidates(1)
         steps = chain_steps(options)
-        self._likeliest_needed = likeliest_needed(steps)
+        self._likeliest_needed, self._distance_needed = likeliest_needed(steps), distance_needed(steps)
         self._biased = tuple(options.logit_bias)
         self._recent = _RecentTokens(options.window)
         self._has_own_grammar = bool(options.grammar)
@@ -115,7 +115,7 @@ class Sampler:
     def _choose(self, logits: NDArray[np.float32]) -> int:
         if self._chain is None:
             return int(logits.argmax())
-        if not self._take_likeliest(logits, self._likeliest_needed):
+        if not (self._take_likeliest(logits, self._likeliest_needed) or self._take_near(logits)):
             self._candidates.take_all(logits)
         return self._run_chain()
 
@@ -147,6 +147,9 @@ class Sampler:
             return False
         changed = [*self._biased, *self._recent]
         return self._candidates.take_likeliest(logits, count + len(changed), changed)
+
+    def _take_near(self, logits: NDArray[np.float32]) -> bool:
+        return self._distance_needed is not None and self._candidates.take_within(logits, self._distance_needed)
 
     @property
     def _changed_count(self) -> int:

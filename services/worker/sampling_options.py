@@ -1,5 +1,6 @@
 """How tokens are chosen: what a request asks for, within bounds, and the samplers that this takes. Pure."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,6 +26,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "dynatemp_range": (0, 100), "dynatemp_exponent": (0, 100), "adaptive_target": (-1, 1), "adaptive_decay": (0, 0.99),
 }  # fmt: skip
 _MAX_BREAKERS: Final = 16
+_MARGIN: Final = 0.01
 _ROUNDING: Final = 1e-6  # of 32-bit floats
 
 
@@ -153,6 +155,14 @@ def likeliest_needed(steps: Sequence[Step]) -> int | None:
             return int(step.arguments[0])
         if step.name not in ("logit_bias", "penalties", "dry"):
             return None
+    return None
+
+
+def distance_needed(steps: Sequence[Step]) -> float | None:
+    """How far below the highest logit tokens can be that matter; nothing if the samplers don't say at once."""
+    first = steps[0]
+    if first.name == "min_p" and first.arguments[0] > 0 and first.arguments[1] == 1:
+        return _MARGIN - math.log(first.arguments[0])
     return None
 
 

@@ -63,6 +63,8 @@ CHAINS: list[dict[str, Any]] = [
     {"top_k": 8, "frequency_penalty": 1.5, "presence_penalty": -0.5, "logit_bias": {7: 20.0, 9: -100.0}},
     {"temperature": 0, "frequency_penalty": 1.0, "logit_bias": {100: 3.0}},
     {"top_k": 4, "min_p": 0.1, "xtc_probability": 0.5},
+    {"min_p": 0.05, "temperature": 0.8},
+    {"min_p": 1.0, "top_k": 0},
 ]
 
 
