@@ -85,6 +85,11 @@ def _load_backends() -> None:
             library.ggml_backend_load_all_from_path(str(folder).encode())
 
 
+def llama_version() -> str:
+    """Which llama.cpp computes, as its Python package names it."""
+    return str(llama_cpp.__version__)
+
+
 class LlamaModel:
     """Weights and vocabulary of one GGUF file."""
 

@@ -1,6 +1,7 @@
 """Loads a model and sizes its KV cache to the machine."""
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,9 +9,9 @@ import psutil
 import structlog
 
 from services.worker.compute_lock import ComputeLock, FileComputeLock, NoComputeLock
-from services.worker.fingerprint import file_identity, fingerprint
+from services.worker.fingerprint import fingerprint, model_digest
 from services.worker.kv_pool import KvPool
-from services.worker.llama import LlamaContext, LlamaModel, LoadFailed, device_names, initialise
+from services.worker.llama import LlamaContext, LlamaModel, LoadFailed, device_names, initialise, llama_version
 from services.worker.parked_budget import measure_parked_budget
 from services.worker.ram_tier import RamTier
 from services.worker.settings import WorkerSettings
@@ -95,11 +96,27 @@ def _pool(settings: WorkerSettings, model: LlamaModel, context: LlamaContext, si
         context.kv, cells=size.cells, sequences=sequences, parked_sequences=settings.parked_sequences,
         parked_cells=parked_cells, forks=model.forks_at_any_token,
         store=RamTier(store_bytes) if can_store else None,
-        fingerprint=fingerprint({
-            "model": file_identity(model.path), "type_k": settings.cache_type_k, "type_v": settings.cache_type_v,
-            "overrides": json.dumps(settings.metadata_overrides, sort_keys=True),
-        }),
+        fingerprint=_fingerprint(settings),
     )  # fmt: skip
+
+
+def _fingerprint(settings: WorkerSettings) -> bytes:
+    """Names the KV values that this configuration makes. Threads and batch sizes only round: they are left out."""
+    assert settings.model_path is not None
+    return fingerprint(
+        {
+            "model": model_digest(settings.model_path, settings.digests_path),
+            "overrides": json.dumps(settings.metadata_overrides, sort_keys=True),
+            "llama_cpp": llama_version(),
+            "type_k": settings.cache_type_k,
+            "type_v": settings.cache_type_v,
+            # A quantized cache is rotated unless this is set, and state of the one form is garbage to the other.
+            "no_rotation": os.environ.get("LLAMA_ATTN_ROT_DISABLE", ""),
+            "flash_attention": True,
+            "full_window": True,
+            "salt": settings.kv_salt,
+        }
+    )
 
 
 def kv_size(settings: WorkerSettings, *, trained_context: int, bytes_per_cell: int, free_bytes: int) -> KvSize:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+import platformdirs
 from pydantic import Field, PositiveInt
 from pydantic_settings import SettingsConfigDict
 
@@ -50,6 +51,10 @@ class WorkerSettings(ServiceSettings):
     """KV cells that finished conversations may keep; unset means as many as slow a decode step by at most 3 %."""
     ram_bytes: int | None = Field(default=None, ge=0)
     """Host memory for KV state that left the cells; unset means a quarter of what is free, at most 8 GB; 0 is none."""
+    kv_salt: str = ""
+    """Separates stored KV state from that of others who share the store."""
+    digests_path: Path = Field(default_factory=lambda: platformdirs.user_cache_path("localcode") / "digests.json")
+    """A file that remembers the digests of model files."""
     queue_size: int = Field(default=64, ge=0)
     """Requests that may wait for a slot; more are refused."""
     batch_tokens: int = Field(default=512, ge=32, le=8192)
