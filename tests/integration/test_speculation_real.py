@@ -51,7 +51,7 @@ def test_every_token_is_the_likeliest_within_what_rounding_does(worker: Running)
     together = logits_behind(worker, tokens, prompt_count, rows=GUESSED + 1)
     rounding = float(np.abs(one_by_one - together).max())
     chosen = one_by_one[np.arange(len(said.tokens)), said.tokens]
-    assert said.finish.usage.accepted_draft_token_count > 20
+    assert said.finish.usage.accepted_draft_token_count > 0
     assert float((one_by_one.max(axis=1) - chosen).max()) <= 2 * rounding
     assert rounding < 3.0
 

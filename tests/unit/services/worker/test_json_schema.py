@@ -163,11 +163,11 @@ def test_what_no_grammar_holds_is_reported(keywords: Any, unheld: list[str]) -> 
     ],
 )
 def test_hostile_schemas_end_soon(schema: Any) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with suppress(SchemaError):
         schema_to_gbnf(schema)
     reduced_schema(json.dumps(schema))
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.parametrize(
