@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from services.shared.settings import ConfigurationError
 
 KEY_VARIABLE: Final = "LOCALCODE_KV_KEY"
+KEY_FILE: Final = "kv.key"
+"""Its name in the state directory."""
 KEY_BYTES: Final = 32
 KEY_ID_BYTES: Final = 8
 
