@@ -165,12 +165,15 @@ class BlockStore:
             return
         async with self._evicting:
             surplus_bytes = await self._surplus(unwritten_bytes, unindexed_bytes)
-            if surplus_bytes:
-                surplus_bytes += self.limits.budget.max_bytes // _SLACK  # not every write has to look through all
-                blocks = await self.all_blocks()
-                victims = choose_victims(blocks, surplus_bytes=surplus_bytes, now=self._clock())
-                await self._remove(victims, is_eviction=True)
-        if unwritten_bytes + unindexed_bytes and await self._surplus(unwritten_bytes, unindexed_bytes):
+            if surplus_bytes == 0:
+                return
+            slack_bytes = self.limits.budget.max_bytes // _SLACK  # so that not every write has to look through all
+            victims = choose_victims(
+                await self.all_blocks(), surplus_bytes=surplus_bytes + slack_bytes, now=self._clock()
+            )
+            removed = await self._remove(victims, is_eviction=True)
+        freed_bytes = sum(block.facts.size_bytes for block in removed)
+        if freed_bytes < surplus_bytes and unwritten_bytes + unindexed_bytes:
             raise StoreFull("The KV store is full of blocks that are pinned or in use, or its disk of other files.")
 
     async def _surplus(self, unwritten_bytes: int, unindexed_bytes: int) -> int:
