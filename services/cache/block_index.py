@@ -68,6 +68,8 @@ class BlockCounts:
     written_token_count: int = 0
     eviction_count: int = 0
     evicted_bytes: int = 0
+    reconciled_count: int = 0
+    """How often the index was compared with the blobs."""
 
 
 class BlockIndex(Protocol):
@@ -113,6 +115,9 @@ class BlockIndex(Protocol):
 
     async def finish_removal(self, hashes: Sequence[bytes]) -> None:
         """Says that the blobs of claimed blocks are deleted: they may be stored anew."""
+
+    async def note_reconciled(self) -> None:
+        """Counts a comparison with the blobs: where it is counted no longer, the index was lost since."""
 
     async def counts(self) -> BlockCounts:
         """Counts."""
@@ -223,6 +228,10 @@ class MemoryBlockIndex:
         """Says that the blobs of claimed blocks are deleted."""
         for name in hashes:
             self._removals.pop(name, None)
+
+    async def note_reconciled(self) -> None:
+        """Counts a comparison with the blobs."""
+        self._count(reconciled_count=1)
 
     async def counts(self) -> BlockCounts:
         """Counts."""

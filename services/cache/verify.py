@@ -48,6 +48,7 @@ async def reconcile(store: BlockStore) -> Findings:
     """Makes the index agree with the blobs, which are the truth."""
     abandoned_count = await store.blobs.tidy()
     findings = [found async for found in verify(store, repair=True, deep=False)][-1]
+    await store.index.note_reconciled()
     await store.evict()
     changes = findings.damaged_count + findings.unindexed_count + findings.missing_count + abandoned_count
     if changes:
@@ -81,10 +82,9 @@ async def keep_reconciled(store: BlockStore, *, every_seconds: float) -> None:
 
 
 def has_lost(before: BlockCounts, after: BlockCounts) -> bool:
-    """Whether an index was emptied or set back in between: what it counts only grows, and it rarely becomes empty."""
-    growing = ("hit_count", "miss_count", "written_bytes", "eviction_count")
-    is_emptied = before.block_count > 0 and after.block_count == 0
-    return is_emptied or any(getattr(after, name) < getattr(before, name) for name in growing)
+    """Whether an index was emptied or set back in between: what it counts only grows."""
+    growing = ("reconciled_count", "hit_count", "miss_count", "written_bytes", "eviction_count")
+    return any(getattr(after, name) < getattr(before, name) for name in growing)
 
 
 class _Verification:

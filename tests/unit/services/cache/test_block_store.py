@@ -262,7 +262,7 @@ async def test_many_writers_at_once_stay_within_the_budget(tmp_path: Path) -> No
 
 async def test_an_index_that_was_emptied_or_set_back_is_noticed(store: BlockStore) -> None:
     empty = await store.index.counts()
-    await put_all(store, plain_chain(1, 1))
+    await reconcile(store)
     counts = await store.index.counts()
     assert not has_lost(empty, counts)
     assert not has_lost(counts, counts)
