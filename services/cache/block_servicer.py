@@ -103,7 +103,8 @@ class BlockStoreServicer(BlockStoreServiceServicer):
     async def GetBlock(self, request: pb.GetBlockRequest, context: Any) -> AsyncIterator[pb.GetBlockResponse]:
         """Reads a block in pieces."""
         _check_hashes([request.hash], "hash")
-        blob = await self._store.read(request.hash)
+        read = self._store.read_beginning if request.header_only else self._store.read
+        blob = await read(request.hash)
         for start in range(0, len(blob), _PIECE_BYTES):
             yield pb.GetBlockResponse(data=blob[start : start + _PIECE_BYTES])
 

@@ -14,10 +14,17 @@ from services.cache.block_index import BlockFacts, BlockIndex, StoredBlock
 from services.cache.eviction import Budget, choose_idle, choose_victims
 from services.shared.errors import BlockBusy, BlockNotFound, InvalidRequest, StoreFull
 from services.shared.keyring import Keyring
-from services.shared.sealing import BlobRejected, Buffer, decode_block, decode_header, read_preamble
+from services.shared.sealing import (
+    BEGINNING_BYTES,
+    BlobRejected,
+    Buffer,
+    decode_block,
+    decode_header,
+    header_end,
+    read_preamble,
+)
 
 PAGE_BLOCKS: Final = 1000
-_HEADER_READ_BYTES: Final = 4096
 _SLACK: Final = 20
 _log = structlog.get_logger(__name__)
 
@@ -86,16 +93,20 @@ class BlockStore:
             raise BlockNotFound("No such block is stored.")
         return blob
 
+    async def read_beginning(self, block_hash: bytes) -> bytes:
+        """Reads a sealed block without its state. Raises `BlockNotFound`; what is damaged is returned as it is."""
+        beginning = await self.blobs.read(block_hash, limit=BEGINNING_BYTES)
+        if beginning is None:
+            raise BlockNotFound("No such block is stored.")
+        end = header_end(beginning)
+        return beginning if end <= len(beginning) else await self.blobs.read(block_hash, limit=end) or b""
+
     async def inspect(self, block_hash: bytes) -> BlockFacts:
         """Reads what a blob's header says. Raises `BlobRejected` or `BlockNotFound`."""
         size_bytes = await self.blobs.size(block_hash)
-        beginning = await self.blobs.read(block_hash, limit=_HEADER_READ_BYTES)
-        if size_bytes is None or beginning is None:
+        if size_bytes is None:
             raise BlockNotFound("No such block is stored.")
-        header_end = read_preamble(beginning).header_end
-        if len(beginning) < header_end <= size_bytes:
-            beginning = await self.blobs.read(block_hash, limit=header_end) or b""
-        return facts_of(block_hash, beginning, size_bytes, self._keyring)
+        return facts_of(block_hash, await self.read_beginning(block_hash), size_bytes, self._keyring)
 
     async def is_sound(self, block_hash: bytes) -> bool:
         """Checks a blob to its last byte. Raises `BlobRejected` with the reason, also for a missing blob."""

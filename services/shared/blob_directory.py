@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from services.shared.errors import StoreFull
-from services.shared.sealing import HASH_BYTES, Buffer
+from services.shared.sealing import BEGINNING_BYTES, HASH_BYTES, Buffer, header_end
 
 STORE_ID_FILE: Final = "store_id"
 _TEMPORARY: Final = ".new-"
@@ -65,6 +65,15 @@ def read_blob(directory: Path, block_hash: bytes, *, limit: int = -1) -> bytes |
             return file.read(limit)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def read_beginning(directory: Path, block_hash: bytes) -> bytes | None:
+    """Reads a blob at least up to the end of its header; None if it is not there. Raises `OSError`."""
+    beginning = read_blob(directory, block_hash, limit=BEGINNING_BYTES)
+    if beginning is None:
+        return None
+    end = header_end(beginning)
+    return beginning if end <= len(beginning) else read_blob(directory, block_hash, limit=end)
 
 
 def blob_bytes(directory: Path, block_hash: bytes) -> int | None:

@@ -6,11 +6,11 @@ is dropped, and the log says once that it is so.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 from grpc import StatusCode
@@ -18,11 +18,11 @@ from grpc.aio import AioRpcError, Channel
 
 from localcode.cache.v1 import blocks_pb2 as pb
 from localcode.cache.v1.blocks_pb2_grpc import BlockStoreServiceStub
-from services.shared.blob_directory import blob_bytes, read_blob, read_store_id, write_blob
+from services.shared.blob_directory import blob_bytes, read_beginning, read_blob, read_store_id, write_blob
 from services.shared.errors import StoreFull
 from services.shared.grpc_runtime import open_channel
 from services.shared.keyring import Keyring
-from services.shared.sealing import BlockHeader, Buffer, open_block, seal_block
+from services.shared.sealing import BlockHeader, Buffer, open_block, open_header, seal_block
 
 LEASE_SECONDS: Final = 30
 _CALL_SECONDS: Final = 0.5
@@ -30,6 +30,7 @@ _TRANSFER_SECONDS: Final = 10.0
 _DESCRIPTION_SECONDS: Final = 60.0
 _PIECE_BYTES: Final = 1024 * 1024
 _TRANSFERS_AT_ONCE: Final = 2
+Opened = TypeVar("Opened")
 _log = structlog.get_logger(__name__)
 
 
@@ -92,17 +93,11 @@ class BlockClient:
 
     async def get(self, block_hash: bytes) -> OpenedBlock | None:
         """Reads and opens a block; None if that fails for whatever reason."""
-        async with self._transfers:
-            try:
-                blob = await self._read(block_hash)
-            except (AioRpcError, OSError) as error:
-                self._note(error)
-                return None
-            self._note(None)
-            opened = None if blob is None else await asyncio.to_thread(self._open, block_hash, blob)
-        if opened is None:
-            await self._release(pb.ReleaseBlocksRequest(damaged_hashes=[block_hash]))
-        return opened
+        return await self._get(block_hash, self._open)
+
+    async def get_header(self, block_hash: bytes) -> BlockHeader | None:
+        """Reads what a block holds, without its state; None if that fails for whatever reason."""
+        return await self._get(block_hash, self._open_header, header_only=True)
 
     async def put(self, block_hash: bytes, header: BlockHeader, state: Buffer) -> bool:
         """Seals and stores a block, and says whether it is stored. `state` must not change meanwhile.
@@ -121,16 +116,35 @@ class BlockClient:
         self._note(None)
         return True
 
+    async def _get(
+        self, block_hash: bytes, open_it: Callable[[bytes, Buffer], Opened | None], *, header_only: bool = False
+    ) -> Opened | None:
+        async with self._transfers:
+            try:
+                blob = await self._read(block_hash, header_only=header_only)
+            except (AioRpcError, OSError) as error:
+                self._note(error)
+                return None
+            self._note(None)
+            opened = None if blob is None else await asyncio.to_thread(open_it, block_hash, blob)
+        if opened is None:
+            await self._release(pb.ReleaseBlocksRequest(damaged_hashes=[block_hash]))
+        return opened
+
     def _open(self, block_hash: bytes, blob: Buffer) -> OpenedBlock | None:
         opened = open_block(blob, block_hash, fingerprint=self._fingerprint, keyring=self._keyring)
         return OpenedBlock(*opened) if opened else None
 
-    async def _read(self, block_hash: bytes) -> Buffer | None:
+    def _open_header(self, block_hash: bytes, beginning: Buffer) -> BlockHeader | None:
+        return open_header(beginning, block_hash, fingerprint=self._fingerprint, keyring=self._keyring)
+
+    async def _read(self, block_hash: bytes, *, header_only: bool) -> Buffer | None:
         if directory := await self._shared_directory():
-            return await asyncio.to_thread(read_blob, directory, block_hash)
-        blob = bytearray()
+            read = read_beginning if header_only else read_blob
+            return await asyncio.to_thread(read, directory, block_hash)
+        request, blob = pb.GetBlockRequest(hash=block_hash, header_only=header_only), bytearray()
         try:
-            async for piece in self._stub.GetBlock(pb.GetBlockRequest(hash=block_hash), timeout=_TRANSFER_SECONDS):
+            async for piece in self._stub.GetBlock(request, timeout=_TRANSFER_SECONDS):
                 blob += piece.data
         except AioRpcError as error:
             if error.code() is StatusCode.NOT_FOUND:

@@ -25,6 +25,8 @@ _TAG_BYTES: Final = 16
 _PREAMBLE: Final = struct.Struct(f"<4sH2x{KEY_ID_BYTES}s{HASH_BYTES}s{_NONCE_BYTES}s{_NONCE_BYTES}sIQ")
 _HEADER: Final = struct.Struct(f"<{HASH_BYTES}sB3xId")
 PREAMBLE_BYTES: Final = _PREAMBLE.size
+BEGINNING_BYTES: Final = 4096
+"""Enough for the header of a block of 256 tokens; a longer one is read a second time."""
 _log = structlog.get_logger(__name__)
 
 Buffer = bytes | bytearray | memoryview
@@ -136,6 +138,14 @@ def read_preamble(blob: Buffer) -> Preamble:
     return Preamble(key_id, fingerprint, header_nonce, state_nonce, header_bytes, state_bytes, packed)
 
 
+def header_end(beginning: Buffer) -> int:
+    """Where the header of a blob ends that begins so; 0 for what is no blob."""
+    try:
+        return read_preamble(beginning).header_end
+    except BlobRejected:
+        return 0
+
+
 def decode_header(blob: Buffer, block_hash: bytes, *, keyring: Keyring) -> BlockHeader:
     """Opens the header, for which the blob's beginning up to `header_end` is enough. Raises `BlobRejected`."""
     preamble = read_preamble(blob)
@@ -168,17 +178,31 @@ def decode_block(blob: Buffer, block_hash: bytes, *, keyring: Keyring) -> tuple[
     return header, state.toreadonly()
 
 
+def open_header(beginning: Buffer, block_hash: bytes, *, fingerprint: bytes, keyring: Keyring) -> BlockHeader | None:
+    """Opens the header of a model's blob; None, and a line in the log, as `open_block`."""
+    try:
+        _check_fingerprint(beginning, fingerprint)
+        return decode_header(beginning, block_hash, keyring=keyring)
+    except BlobRejected as rejection:
+        _log.warning("block_rejected", block=block_hash.hex(), reason=rejection.reason)
+        return None
+
+
 def open_block(
     blob: Buffer, block_hash: bytes, *, fingerprint: bytes, keyring: Keyring
 ) -> tuple[BlockHeader, memoryview] | None:
     """Opens a blob of a model; None, and a line in the log, for one that is damaged or not of this model and key."""
     try:
-        if read_preamble(blob).fingerprint != fingerprint:
-            raise BlobRejected("another model", is_foreign=True)
+        _check_fingerprint(blob, fingerprint)
         return decode_block(blob, block_hash, keyring=keyring)
     except BlobRejected as rejection:
         _log.warning("block_rejected", block=block_hash.hex(), reason=rejection.reason)
         return None
+
+
+def _check_fingerprint(blob: Buffer, fingerprint: bytes) -> None:
+    if read_preamble(blob).fingerprint != fingerprint:
+        raise BlobRejected("another model", is_foreign=True)
 
 
 def _unpacked(plain: bytes) -> BlockHeader:

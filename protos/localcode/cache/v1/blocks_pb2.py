@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flocalcode/cache/v1/blocks.proto\x12\x12localcode.cache.v1\"\x87\x02\n\x0bStoredBlock\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x0e\n\x06parent\x18\x02 \x01(\x0c\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x13\n\x0btoken_count\x18\x04 \x01(\r\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12+\n\x04role\x18\x06 \x01(\x0e\x32\x1d.localcode.cache.v1.BlockRole\x12\x19\n\x11recompute_seconds\x18\x07 \x01(\x01\x12\x10\n\x08location\x18\x08 \x01(\t\x12\x11\n\thit_count\x18\t \x01(\x04\x12\x0f\n\x07used_at\x18\n \x01(\x01\x12\x0e\n\x06pinned\x18\x0b \x01(\x08\x12\x0e\n\x06leased\x18\x0c \x01(\x08\"\x16\n\x14\x44\x65scribeStoreRequest\"~\n\x15\x44\x65scribeStoreResponse\x12\x0f\n\x07storage\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x17\n\x0fmax_block_bytes\x18\x03 \x01(\x04\x12\x11\n\tmax_bytes\x18\x04 \x01(\x04\x12\x16\n\x0emin_free_bytes\x18\x05 \x01(\x04\"_\n\x13LookupBlocksRequest\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\x0c\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x15\n\rlease_seconds\x18\x03 \x01(\r\x12\x0c\n\x04peek\x18\x04 \x01(\x08\"\x88\x01\n\x14LookupBlocksResponse\x12/\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x1f.localcode.cache.v1.StoredBlock\x12-\n\x04next\x18\x02 \x03(\x0b\x32\x1f.localcode.cache.v1.StoredBlock\x12\x10\n\x08lease_id\x18\x03 \x01(\t\"e\n\x14ReleaseBlocksRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x13\n\x0bused_hashes\x18\x03 \x03(\x0c\x12\x16\n\x0e\x64\x61maged_hashes\x18\x04 \x03(\x0c\"\x17\n\x15ReleaseBlocksResponse\"\"\n\x12\x43ommitBlockRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\"\x15\n\x13\x43ommitBlockResponse\"-\n\x0fPutBlockRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x12\n\x10PutBlockResponse\"\x1f\n\x0fGetBlockRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\" \n\x10GetBlockResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"1\n\x10PinBlocksRequest\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\r\n\x05unpin\x18\x02 \x01(\x08\"(\n\x11PinBlocksResponse\x12\x13\n\x0bknown_count\x18\x01 \x01(\r\":\n\x11ListBlocksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\x0c\"^\n\x12ListBlocksResponse\x12/\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x1f.localcode.cache.v1.StoredBlock\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\x0c\"{\n\x12PruneBlocksRequest\x12\x16\n\tmax_bytes\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x0cidle_seconds\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x42\x0c\n\n_max_bytesB\x0f\n\r_idle_seconds\">\n\x13PruneBlocksResponse\x12\x13\n\x0b\x62lock_count\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"%\n\x13VerifyBlocksRequest\x12\x0e\n\x06repair\x18\x01 \x01(\x08\"\xc5\x01\n\x14VerifyBlocksResponse\x12\x15\n\rchecked_count\x18\x01 \x01(\x04\x12\x15\n\rchecked_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x15\n\rdamaged_count\x18\x04 \x01(\x04\x12\x15\n\rforeign_count\x18\x05 \x01(\x04\x12\x17\n\x0funindexed_count\x18\x06 \x01(\x04\x12\x15\n\rmissing_count\x18\x07 \x01(\x04\x12\x0c\n\x04\x64one\x18\x08 \x01(\x08\"\x1b\n\x19GetBlockStatisticsRequest\"\x9e\x02\n\x1aGetBlockStatisticsResponse\x12\x13\n\x0b\x62lock_count\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12\x11\n\tmax_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cpinned_count\x18\x05 \x01(\x04\x12\x11\n\thit_count\x18\x06 \x01(\x04\x12\x12\n\nmiss_count\x18\x07 \x01(\x04\x12\x15\n\rwritten_bytes\x18\x08 \x01(\x04\x12\x1b\n\x13written_token_count\x18\t \x01(\x04\x12\x16\n\x0e\x65viction_count\x18\n \x01(\x04\x12\x15\n\revicted_bytes\x18\x0b \x01(\x04\x12\x0f\n\x07\x62\x61\x63kend\x18\x0c \x01(\t*q\n\tBlockRole\x12\x1a\n\x16\x42LOCK_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42LOCK_ROLE_SYSTEM\x10\x01\x12\x1b\n\x17\x42LOCK_ROLE_CONVERSATION\x10\x02\x12\x14\n\x10\x42LOCK_ROLE_ENDED\x10\x03\x32\xc5\x08\n\x11\x42lockStoreService\x12\x64\n\rDescribeStore\x12(.localcode.cache.v1.DescribeStoreRequest\x1a).localcode.cache.v1.DescribeStoreResponse\x12\x61\n\x0cLookupBlocks\x12\'.localcode.cache.v1.LookupBlocksRequest\x1a(.localcode.cache.v1.LookupBlocksResponse\x12\x64\n\rReleaseBlocks\x12(.localcode.cache.v1.ReleaseBlocksRequest\x1a).localcode.cache.v1.ReleaseBlocksResponse\x12^\n\x0b\x43ommitBlock\x12&.localcode.cache.v1.CommitBlockRequest\x1a\'.localcode.cache.v1.CommitBlockResponse\x12W\n\x08PutBlock\x12#.localcode.cache.v1.PutBlockRequest\x1a$.localcode.cache.v1.PutBlockResponse(\x01\x12W\n\x08GetBlock\x12#.localcode.cache.v1.GetBlockRequest\x1a$.localcode.cache.v1.GetBlockResponse0\x01\x12X\n\tPinBlocks\x12$.localcode.cache.v1.PinBlocksRequest\x1a%.localcode.cache.v1.PinBlocksResponse\x12[\n\nListBlocks\x12%.localcode.cache.v1.ListBlocksRequest\x1a&.localcode.cache.v1.ListBlocksResponse\x12^\n\x0bPruneBlocks\x12&.localcode.cache.v1.PruneBlocksRequest\x1a\'.localcode.cache.v1.PruneBlocksResponse\x12\x63\n\x0cVerifyBlocks\x12\'.localcode.cache.v1.VerifyBlocksRequest\x1a(.localcode.cache.v1.VerifyBlocksResponse0\x01\x12s\n\x12GetBlockStatistics\x12-.localcode.cache.v1.GetBlockStatisticsRequest\x1a..localcode.cache.v1.GetBlockStatisticsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flocalcode/cache/v1/blocks.proto\x12\x12localcode.cache.v1\"\x87\x02\n\x0bStoredBlock\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x0e\n\x06parent\x18\x02 \x01(\x0c\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x13\n\x0btoken_count\x18\x04 \x01(\r\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12+\n\x04role\x18\x06 \x01(\x0e\x32\x1d.localcode.cache.v1.BlockRole\x12\x19\n\x11recompute_seconds\x18\x07 \x01(\x01\x12\x10\n\x08location\x18\x08 \x01(\t\x12\x11\n\thit_count\x18\t \x01(\x04\x12\x0f\n\x07used_at\x18\n \x01(\x01\x12\x0e\n\x06pinned\x18\x0b \x01(\x08\x12\x0e\n\x06leased\x18\x0c \x01(\x08\"\x16\n\x14\x44\x65scribeStoreRequest\"~\n\x15\x44\x65scribeStoreResponse\x12\x0f\n\x07storage\x18\x01 \x01(\t\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x17\n\x0fmax_block_bytes\x18\x03 \x01(\x04\x12\x11\n\tmax_bytes\x18\x04 \x01(\x04\x12\x16\n\x0emin_free_bytes\x18\x05 \x01(\x04\"_\n\x13LookupBlocksRequest\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\x0c\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x15\n\rlease_seconds\x18\x03 \x01(\r\x12\x0c\n\x04peek\x18\x04 \x01(\x08\"\x88\x01\n\x14LookupBlocksResponse\x12/\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x1f.localcode.cache.v1.StoredBlock\x12-\n\x04next\x18\x02 \x03(\x0b\x32\x1f.localcode.cache.v1.StoredBlock\x12\x10\n\x08lease_id\x18\x03 \x01(\t\"e\n\x14ReleaseBlocksRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x13\n\x0bused_hashes\x18\x03 \x03(\x0c\x12\x16\n\x0e\x64\x61maged_hashes\x18\x04 \x03(\x0c\"\x17\n\x15ReleaseBlocksResponse\"\"\n\x12\x43ommitBlockRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\"\x15\n\x13\x43ommitBlockResponse\"-\n\x0fPutBlockRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x12\n\x10PutBlockResponse\"4\n\x0fGetBlockRequest\x12\x0c\n\x04hash\x18\x01 \x01(\x0c\x12\x13\n\x0bheader_only\x18\x02 \x01(\x08\" \n\x10GetBlockResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"1\n\x10PinBlocksRequest\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\r\n\x05unpin\x18\x02 \x01(\x08\"(\n\x11PinBlocksResponse\x12\x13\n\x0bknown_count\x18\x01 \x01(\r\":\n\x11ListBlocksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\x0c\"^\n\x12ListBlocksResponse\x12/\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x1f.localcode.cache.v1.StoredBlock\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\x0c\"{\n\x12PruneBlocksRequest\x12\x16\n\tmax_bytes\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x0cidle_seconds\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x42\x0c\n\n_max_bytesB\x0f\n\r_idle_seconds\">\n\x13PruneBlocksResponse\x12\x13\n\x0b\x62lock_count\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"%\n\x13VerifyBlocksRequest\x12\x0e\n\x06repair\x18\x01 \x01(\x08\"\xc5\x01\n\x14VerifyBlocksResponse\x12\x15\n\rchecked_count\x18\x01 \x01(\x04\x12\x15\n\rchecked_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x15\n\rdamaged_count\x18\x04 \x01(\x04\x12\x15\n\rforeign_count\x18\x05 \x01(\x04\x12\x17\n\x0funindexed_count\x18\x06 \x01(\x04\x12\x15\n\rmissing_count\x18\x07 \x01(\x04\x12\x0c\n\x04\x64one\x18\x08 \x01(\x08\"\x1b\n\x19GetBlockStatisticsRequest\"\x9e\x02\n\x1aGetBlockStatisticsResponse\x12\x13\n\x0b\x62lock_count\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12\x11\n\tmax_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cpinned_count\x18\x05 \x01(\x04\x12\x11\n\thit_count\x18\x06 \x01(\x04\x12\x12\n\nmiss_count\x18\x07 \x01(\x04\x12\x15\n\rwritten_bytes\x18\x08 \x01(\x04\x12\x1b\n\x13written_token_count\x18\t \x01(\x04\x12\x16\n\x0e\x65viction_count\x18\n \x01(\x04\x12\x15\n\revicted_bytes\x18\x0b \x01(\x04\x12\x0f\n\x07\x62\x61\x63kend\x18\x0c \x01(\t*q\n\tBlockRole\x12\x1a\n\x16\x42LOCK_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42LOCK_ROLE_SYSTEM\x10\x01\x12\x1b\n\x17\x42LOCK_ROLE_CONVERSATION\x10\x02\x12\x14\n\x10\x42LOCK_ROLE_ENDED\x10\x03\x32\xc5\x08\n\x11\x42lockStoreService\x12\x64\n\rDescribeStore\x12(.localcode.cache.v1.DescribeStoreRequest\x1a).localcode.cache.v1.DescribeStoreResponse\x12\x61\n\x0cLookupBlocks\x12\'.localcode.cache.v1.LookupBlocksRequest\x1a(.localcode.cache.v1.LookupBlocksResponse\x12\x64\n\rReleaseBlocks\x12(.localcode.cache.v1.ReleaseBlocksRequest\x1a).localcode.cache.v1.ReleaseBlocksResponse\x12^\n\x0b\x43ommitBlock\x12&.localcode.cache.v1.CommitBlockRequest\x1a\'.localcode.cache.v1.CommitBlockResponse\x12W\n\x08PutBlock\x12#.localcode.cache.v1.PutBlockRequest\x1a$.localcode.cache.v1.PutBlockResponse(\x01\x12W\n\x08GetBlock\x12#.localcode.cache.v1.GetBlockRequest\x1a$.localcode.cache.v1.GetBlockResponse0\x01\x12X\n\tPinBlocks\x12$.localcode.cache.v1.PinBlocksRequest\x1a%.localcode.cache.v1.PinBlocksResponse\x12[\n\nListBlocks\x12%.localcode.cache.v1.ListBlocksRequest\x1a&.localcode.cache.v1.ListBlocksResponse\x12^\n\x0bPruneBlocks\x12&.localcode.cache.v1.PruneBlocksRequest\x1a\'.localcode.cache.v1.PruneBlocksResponse\x12\x63\n\x0cVerifyBlocks\x12\'.localcode.cache.v1.VerifyBlocksRequest\x1a(.localcode.cache.v1.VerifyBlocksResponse0\x01\x12s\n\x12GetBlockStatistics\x12-.localcode.cache.v1.GetBlockStatisticsRequest\x1a..localcode.cache.v1.GetBlockStatisticsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'localcode.cache.v1.blocks_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BLOCKROLE']._serialized_start=2025
-  _globals['_BLOCKROLE']._serialized_end=2138
+  _globals['_BLOCKROLE']._serialized_start=2046
+  _globals['_BLOCKROLE']._serialized_end=2159
   _globals['_STOREDBLOCK']._serialized_start=56
   _globals['_STOREDBLOCK']._serialized_end=319
   _globals['_DESCRIBESTOREREQUEST']._serialized_start=321
@@ -56,29 +56,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUTBLOCKRESPONSE']._serialized_start=943
   _globals['_PUTBLOCKRESPONSE']._serialized_end=961
   _globals['_GETBLOCKREQUEST']._serialized_start=963
-  _globals['_GETBLOCKREQUEST']._serialized_end=994
-  _globals['_GETBLOCKRESPONSE']._serialized_start=996
-  _globals['_GETBLOCKRESPONSE']._serialized_end=1028
-  _globals['_PINBLOCKSREQUEST']._serialized_start=1030
-  _globals['_PINBLOCKSREQUEST']._serialized_end=1079
-  _globals['_PINBLOCKSRESPONSE']._serialized_start=1081
-  _globals['_PINBLOCKSRESPONSE']._serialized_end=1121
-  _globals['_LISTBLOCKSREQUEST']._serialized_start=1123
-  _globals['_LISTBLOCKSREQUEST']._serialized_end=1181
-  _globals['_LISTBLOCKSRESPONSE']._serialized_start=1183
-  _globals['_LISTBLOCKSRESPONSE']._serialized_end=1277
-  _globals['_PRUNEBLOCKSREQUEST']._serialized_start=1279
-  _globals['_PRUNEBLOCKSREQUEST']._serialized_end=1402
-  _globals['_PRUNEBLOCKSRESPONSE']._serialized_start=1404
-  _globals['_PRUNEBLOCKSRESPONSE']._serialized_end=1466
-  _globals['_VERIFYBLOCKSREQUEST']._serialized_start=1468
-  _globals['_VERIFYBLOCKSREQUEST']._serialized_end=1505
-  _globals['_VERIFYBLOCKSRESPONSE']._serialized_start=1508
-  _globals['_VERIFYBLOCKSRESPONSE']._serialized_end=1705
-  _globals['_GETBLOCKSTATISTICSREQUEST']._serialized_start=1707
-  _globals['_GETBLOCKSTATISTICSREQUEST']._serialized_end=1734
-  _globals['_GETBLOCKSTATISTICSRESPONSE']._serialized_start=1737
-  _globals['_GETBLOCKSTATISTICSRESPONSE']._serialized_end=2023
-  _globals['_BLOCKSTORESERVICE']._serialized_start=2141
-  _globals['_BLOCKSTORESERVICE']._serialized_end=3234
+  _globals['_GETBLOCKREQUEST']._serialized_end=1015
+  _globals['_GETBLOCKRESPONSE']._serialized_start=1017
+  _globals['_GETBLOCKRESPONSE']._serialized_end=1049
+  _globals['_PINBLOCKSREQUEST']._serialized_start=1051
+  _globals['_PINBLOCKSREQUEST']._serialized_end=1100
+  _globals['_PINBLOCKSRESPONSE']._serialized_start=1102
+  _globals['_PINBLOCKSRESPONSE']._serialized_end=1142
+  _globals['_LISTBLOCKSREQUEST']._serialized_start=1144
+  _globals['_LISTBLOCKSREQUEST']._serialized_end=1202
+  _globals['_LISTBLOCKSRESPONSE']._serialized_start=1204
+  _globals['_LISTBLOCKSRESPONSE']._serialized_end=1298
+  _globals['_PRUNEBLOCKSREQUEST']._serialized_start=1300
+  _globals['_PRUNEBLOCKSREQUEST']._serialized_end=1423
+  _globals['_PRUNEBLOCKSRESPONSE']._serialized_start=1425
+  _globals['_PRUNEBLOCKSRESPONSE']._serialized_end=1487
+  _globals['_VERIFYBLOCKSREQUEST']._serialized_start=1489
+  _globals['_VERIFYBLOCKSREQUEST']._serialized_end=1526
+  _globals['_VERIFYBLOCKSRESPONSE']._serialized_start=1529
+  _globals['_VERIFYBLOCKSRESPONSE']._serialized_end=1726
+  _globals['_GETBLOCKSTATISTICSREQUEST']._serialized_start=1728
+  _globals['_GETBLOCKSTATISTICSREQUEST']._serialized_end=1755
+  _globals['_GETBLOCKSTATISTICSRESPONSE']._serialized_start=1758
+  _globals['_GETBLOCKSTATISTICSRESPONSE']._serialized_end=2044
+  _globals['_BLOCKSTORESERVICE']._serialized_start=2162
+  _globals['_BLOCKSTORESERVICE']._serialized_end=3255
 # @@protoc_insertion_point(module_scope)

@@ -149,7 +149,7 @@ class BlockStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetBlock(self, request, context):
-        """Reads a sealed block in pieces.
+        """Reads a sealed block, or its beginning up to the end of its header, in pieces.
         Errors: `INVALID_ARGUMENT` for a malformed hash, `NOT_FOUND` if it is not stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

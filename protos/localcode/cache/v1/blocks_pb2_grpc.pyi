@@ -63,7 +63,7 @@ class BlockStoreServiceStub:
     `max_block_bytes`, damaged or sealed with an unknown key; `RESOURCE_EXHAUSTED` and `ABORTED` as CommitBlock.
     """
     GetBlock: _grpc.UnaryStreamMultiCallable[_blocks_pb2.GetBlockRequest, _blocks_pb2.GetBlockResponse]
-    """Reads a sealed block in pieces.
+    """Reads a sealed block, or its beginning up to the end of its header, in pieces.
     Errors: `INVALID_ARGUMENT` for a malformed hash, `NOT_FOUND` if it is not stored.
     """
     PinBlocks: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.PinBlocksRequest, _blocks_pb2.PinBlocksResponse]
@@ -122,7 +122,7 @@ class BlockStoreServiceAsyncStub(BlockStoreServiceStub):
     `max_block_bytes`, damaged or sealed with an unknown key; `RESOURCE_EXHAUSTED` and `ABORTED` as CommitBlock.
     """
     GetBlock: _aio.UnaryStreamMultiCallable[_blocks_pb2.GetBlockRequest, _blocks_pb2.GetBlockResponse]  # type: ignore[assignment]
-    """Reads a sealed block in pieces.
+    """Reads a sealed block, or its beginning up to the end of its header, in pieces.
     Errors: `INVALID_ARGUMENT` for a malformed hash, `NOT_FOUND` if it is not stored.
     """
     PinBlocks: _aio.UnaryUnaryMultiCallable[_blocks_pb2.PinBlocksRequest, _blocks_pb2.PinBlocksResponse]  # type: ignore[assignment]
@@ -214,7 +214,7 @@ class BlockStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _blocks_pb2.GetBlockRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_blocks_pb2.GetBlockResponse], _abc.AsyncIterator[_blocks_pb2.GetBlockResponse]]:
-        """Reads a sealed block in pieces.
+        """Reads a sealed block, or its beginning up to the end of its header, in pieces.
         Errors: `INVALID_ARGUMENT` for a malformed hash, `NOT_FOUND` if it is not stored.
         """
 

@@ -65,6 +65,14 @@ async def test_a_block_comes_back_as_it_was_put(client: BlockClient) -> None:
     assert (opened.header, opened.state) == (block.header, block.state)
 
 
+@pytest.mark.parametrize("token_count", [3, 256, 5000])
+async def test_what_a_block_holds_can_be_read_without_its_state(client: BlockClient, token_count: int) -> None:
+    (block,) = plain_chain(1, 1, token_count=token_count)
+    await put_all(client, [block])
+    assert await client.get_header(block.hash) == block.header
+    assert await client.get_header(bytes(32)) is None
+
+
 async def test_a_lookup_finds_the_beginning_and_the_tails_behind_it(client: BlockClient) -> None:
     blocks = plain_chain(1, 3)
     tail = plain_chain(2, 1, parent=blocks[1].hash, token_count=77)
