@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from cli.cache_commands import cache_app
 from cli.config import load_configuration
 from cli.console import err, human_bytes, out, say
 from cli.doctor import examine, report
@@ -29,6 +30,7 @@ app = typer.Typer(
     help="The server between a coding agent and the language models on your own hardware.",
 )
 app.add_typer(models_app, name="models")
+app.add_typer(cache_app, name="cache")
 
 
 @app.command(epilog=examples("localcode up", "localcode up --port 8080 --no-small", "localcode up --model coder"))

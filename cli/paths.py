@@ -13,7 +13,7 @@ _LONGEST_RUNTIME_DIRECTORY: Final = 60
 
 
 def state_directory() -> Path:
-    """Holds what the server keeps between starts: Valkey's data and the logs."""
+    """Holds what the server keeps between starts: KV blocks and their key, Valkey's data, the logs."""
     return _directory("LOCALCODE_STATE_DIR", platformdirs.user_state_path(_APPLICATION))
 
 
@@ -30,6 +30,11 @@ def log_directory() -> Path:
 def valkey_directory() -> Path:
     """Holds the append-only file of the embedded Valkey."""
     return state_directory() / "valkey"
+
+
+def kv_directory() -> Path:
+    """Holds the sealed blocks of KV state, unless they are configured to be elsewhere."""
+    return state_directory() / "kv"
 
 
 def make_private(directory: Path) -> Path:

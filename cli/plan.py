@@ -25,6 +25,7 @@ class Setting:
 
     runtime_directory: Path
     log_directory: Path
+    state_directory: Path
     environment: Mapping[str, str]
     host: str
     port: int
@@ -34,7 +35,12 @@ class Setting:
 def plan_services(configuration: Configuration, models: Sequence[ModelEntry], setting: Setting) -> list[Service]:
     """All processes but Valkey and the edge, which speak no gRPC."""
     cache, router = _cache_address(configuration, setting), _router_address(configuration, setting)
-    cache_variables = {"LOCALCODE_CACHE_LISTEN": cache}
+    cache_variables = {
+        "LOCALCODE_CACHE_LISTEN": cache,
+        "LOCALCODE_CACHE_STATE_DIRECTORY": configuration.value(
+            "cache", "state_directory", str(setting.state_directory)
+        ),
+    }
     if setting.redis_url:
         cache_variables["LOCALCODE_CACHE_REDIS_URL"] = setting.redis_url
     router_variables = {

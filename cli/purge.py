@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 
 from cli.errors import CommandError
-from cli.paths import log_directory, models_directory, valkey_directory
+from cli.paths import kv_directory, log_directory, models_directory, valkey_directory
 from cli.running import find_running
 
 
 def purge_targets(*, with_models: bool) -> list[Path]:
     """The directories that would be deleted and exist."""
-    candidates = [valkey_directory(), log_directory()] + ([models_directory()] if with_models else [])
+    candidates = [kv_directory(), valkey_directory(), log_directory()] + ([models_directory()] if with_models else [])
     return [directory for directory in candidates if directory.exists()]
 
 

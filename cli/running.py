@@ -23,6 +23,8 @@ class RunningServer:
 
     pid: int
     url: str
+    cache_address: str = ""
+    """Where its cache service answers; empty until that is settled."""
 
 
 @contextmanager
@@ -36,11 +38,19 @@ def announced(url: str) -> Iterator[None]:
         raise CommandError(_already_running(directory)) from error
     note = directory / _NOTE
     try:
-        note.write_text(json.dumps(asdict(RunningServer(os.getpid(), url))), encoding="utf-8")
+        announce(RunningServer(os.getpid(), url))
         yield
     finally:
         note.unlink(missing_ok=True)
         lock.release()
+
+
+def announce(server: RunningServer) -> None:
+    """Notes where the server is that has claimed the state directory."""
+    note = state_directory() / _NOTE
+    temporary = note.with_suffix(".new")
+    temporary.write_text(json.dumps(asdict(server)), encoding="utf-8")
+    temporary.replace(note)
 
 
 def find_running() -> RunningServer | None:

@@ -17,12 +17,12 @@ from cli.console import say
 from cli.engine import Engine, probe_engine
 from cli.errors import CommandError
 from cli.guardian import Guardian
-from cli.paths import log_directory, make_private, make_runtime_directory, valkey_directory
+from cli.paths import log_directory, make_private, make_runtime_directory, state_directory, valkey_directory
 from cli.plan import Service, Setting, plan_edge, plan_services
 from cli.ports import check_port, free_port
 from cli.pull import pull
 from cli.readiness import Watch, wait_for_edge, wait_for_services
-from cli.running import announced
+from cli.running import RunningServer, announce, announced
 from cli.server import ServerState, api_key, ask
 from cli.sources import missing_files
 from cli.supervisor import ChildSpec, Supervisor, supervised
@@ -104,7 +104,8 @@ def _settle(configuration: Configuration, models: Sequence[ModelEntry], engine: 
         redis_url = valkey_url(socket)
     if redis_url is None:
         say("warning", "No embedded Valkey for this platform: what the cache knows is lost when it stops.")
-    return Run(configuration, models, engine, Setting(runtime, logs, os.environ, host, port, redis_url), valkey)
+    setting = Setting(runtime, logs, state_directory(), os.environ, host, port, redis_url)
+    return Run(configuration, models, engine, setting, valkey)
 
 
 def _log_directory(configuration: Configuration) -> Path:
@@ -116,6 +117,7 @@ async def _serve(run: Run) -> None:
     with Guardian() as guardian:
         guardian.own_directory(run.setting.runtime_directory)
         services = plan_services(run.configuration, run.models, run.setting)
+        announce(RunningServer(os.getpid(), run.url, services[0].address))
         specs = [service.spec for service in services] + [plan_edge(run.configuration, run.setting)]
         if run.valkey:
             specs.insert(0, run.valkey)

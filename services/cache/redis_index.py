@@ -89,12 +89,12 @@ class RedisIndex:
 
     async def ping(self) -> None:
         """Raises `StoreUnavailable` if Redis is away."""
-        with _translated_errors():
+        with translated_errors():
             await self._redis.ping()
 
     async def register(self, worker_id: str, registration: bytes, *, lease_seconds: float) -> None:
         """Adds a worker, or replaces its registration and renews its lease."""
-        with _translated_errors():
+        with translated_errors():
             async with self._redis.pipeline(transaction=True) as pipeline:
                 pipeline.set(_WORKER + worker_id, registration, px=max(1, round(lease_seconds * 1000)))
                 pipeline.sadd(_WORKER_IDS, worker_id)
@@ -102,7 +102,7 @@ class RedisIndex:
 
     async def deregister(self, worker_id: str) -> None:
         """Removes a worker, if it is there."""
-        with _translated_errors():
+        with translated_errors():
             async with self._redis.pipeline(transaction=True) as pipeline:
                 pipeline.delete(_WORKER + worker_id)
                 pipeline.srem(_WORKER_IDS, worker_id)
@@ -110,7 +110,7 @@ class RedisIndex:
 
     async def registrations(self) -> list[bytes]:
         """Lists the registrations whose lease has not ended, by worker id."""
-        with _translated_errors():
+        with translated_errors():
             members: Any = await self._redis.smembers(_WORKER_IDS)
             ids = sorted(_text(member) for member in members)
             values: list[Any] = await self._redis.mget([_WORKER + worker_id for worker_id in ids]) if ids else []
@@ -124,7 +124,7 @@ class RedisIndex:
         now = self._clock()
         times = [f"{now:.6f}", f"{now + self._limits.ttl_seconds:.6f}"]
         bounds = [WORKERS_PER_LINEAGE, self._limits.max_count]
-        with _translated_errors():
+        with translated_errors():
             await self._record(
                 keys=[_LINEAGES, _LINEAGE_ENDS], args=[worker_id, prompt_token_count, *times, *bounds, *hashes]
             )
@@ -133,7 +133,7 @@ class RedisIndex:
         """Finds the longest known beginning of a conversation."""
         if not hashes:
             return LineageMatch()
-        with _translated_errors():
+        with translated_errors():
             values: Any = await self._redis.hmget(_LINEAGES, list(hashes))
         now = self._clock()
         for count in range(len(hashes), 0, -1):
@@ -145,13 +145,14 @@ class RedisIndex:
 
     async def lineage_count(self) -> int:
         """Counts the known lineage hashes."""
-        with _translated_errors():
+        with translated_errors():
             count: Any = await self._redis.zcount(_LINEAGE_ENDS, f"({self._clock():.6f}", "+inf")
         return int(count)
 
 
 @contextmanager
-def _translated_errors() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
+    """Turns what Redis and its connection may raise into `StoreUnavailable`."""
     try:
         yield
     except (RedisError, OSError) as error:

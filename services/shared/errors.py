@@ -86,6 +86,27 @@ class StoreUnavailable(ServiceError):
     reason = "store_unavailable"
 
 
+class StoreFull(ServiceError):
+    """The disk, or the byte budget, has no room for a block."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "store_full"
+
+
+class BlockNotFound(ServiceError):
+    """The store holds no block of this hash."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "block_not_found"
+
+
+class BlockBusy(ServiceError):
+    """A block of this hash is being deleted; storing it works a moment later."""
+
+    code = StatusCode.ABORTED
+    reason = "block_busy"
+
+
 class Unsupported(ServiceError):
     """The server can't do this."""
 

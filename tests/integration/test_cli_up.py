@@ -1,5 +1,6 @@
 """`localcode up` with real services, a real Valkey, and a remote model that nobody asks anything."""
 
+import json
 import os
 import signal
 import subprocess
@@ -25,15 +26,14 @@ class Up:
     def __init__(self, directory: Path, port: int) -> None:
         (directory / "localcode.toml").write_text(CONFIGURATION)
         self.url = f"http://127.0.0.1:{port}"
-        self.runtime = directory / "run"
+        self.runtime, self.state = directory / "run", directory / "state"
         self.runtime.mkdir()
         self.errors = directory / "errors"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", "from cli.main import app; app()", "up", "--port", str(port)],
                 cwd=directory,
-                env=os.environ
-                | {"LOCALCODE_STATE_DIR": str(directory / "state"), "XDG_RUNTIME_DIR": str(self.runtime)},
+                env=os.environ | {"LOCALCODE_STATE_DIR": str(self.state), "XDG_RUNTIME_DIR": str(self.runtime)},
                 stderr=errors,
             )
 
@@ -95,6 +95,14 @@ def test_valkey_and_every_socket_belong_to_this_user_alone(up: Up) -> None:
     valkey = up.child("valkey")
     assert valkey is not None
     assert [c for c in psutil.Process(valkey).net_connections("inet") if c.status == psutil.CONN_LISTEN] == []
+
+
+def test_the_cache_commands_find_the_store_of_this_user(up: Up) -> None:
+    command = [sys.executable, "-c", "from cli.main import app; app()", "cache", "stats", "--json"]
+    environment = os.environ | {"LOCALCODE_STATE_DIR": str(up.state)}
+    answer = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, cwd=up.state).stdout)
+    assert (answer["storage"], answer["backend"]) == (str(up.state / "kv"), "redis")
+    assert (up.state / "kv.key").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("part", ["valkey", "services.router", "services.upstream", "-m edge"])

@@ -20,6 +20,11 @@ COMMANDS = [
     ["models", "pull"],
     ["models", "list"],
     ["models", "add"],
+    ["cache", "stats"],
+    ["cache", "list"],
+    ["cache", "pin"],
+    ["cache", "prune"],
+    ["cache", "verify"],
 ]
 MODELS = {
     "data": [

@@ -17,7 +17,7 @@ def configuration(document: dict | None = None, path: Path | None = None) -> Con
 
 
 def setting(redis_url: str | None = "unix:///run/valkey.sock") -> Setting:
-    return Setting(RUNTIME, Path("/state/logs"), {"PATH": "/bin"}, "127.0.0.1", 4243, redis_url)
+    return Setting(RUNTIME, Path("/state/logs"), Path("/state"), {"PATH": "/bin"}, "127.0.0.1", 4243, redis_url)
 
 
 def by_name(services: list[Service]) -> dict[str, dict[str, str]]:
@@ -75,6 +75,10 @@ def test_the_cache_is_told_where_redis_is_unless_there_is_none(plan: dict[str, d
     assert plan["cache"]["LOCALCODE_CACHE_REDIS_URL"] == "unix:///run/valkey.sock"
     without = by_name(plan_services(configuration(), [CODER], setting(redis_url=None)))
     assert "LOCALCODE_CACHE_REDIS_URL" not in without["cache"]
+
+
+def test_the_cache_is_told_where_to_keep_blocks(plan: dict[str, dict[str, str]]) -> None:
+    assert plan["cache"]["LOCALCODE_CACHE_STATE_DIRECTORY"] == "/state"
 
 
 def test_a_configured_address_is_used_by_all(monkeypatch: pytest.MonkeyPatch) -> None:

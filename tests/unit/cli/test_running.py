@@ -8,7 +8,7 @@ import pytest
 from cli.errors import CommandError
 from cli.paths import make_runtime_directory
 from cli.purge import purge, purge_targets, tree_bytes
-from cli.running import RunningServer, announced, find_running
+from cli.running import RunningServer, announce, announced, find_running
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,13 @@ def test_a_server_is_found_while_it_runs_and_not_after() -> None:
     assert find_running() is None
     with announced("http://x"):
         assert find_running() == RunningServer(os.getpid(), "http://x")
+    assert find_running() is None
+
+
+def test_a_running_server_says_where_its_cache_is() -> None:
+    with announced("http://x"):
+        announce(RunningServer(os.getpid(), "http://x", "unix:/run/cache.sock"))
+        assert find_running() == RunningServer(os.getpid(), "http://x", "unix:/run/cache.sock")
     assert find_running() is None
 
 

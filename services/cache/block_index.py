@@ -1,0 +1,273 @@
+"""What an index of stored KV blocks does, and the one that lives in memory."""
+
+import time
+from bisect import bisect_right, insort
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from services.shared.sealing import BlockRole
+
+MAX_NEXT: Final = 64
+"""Most blocks behind a prefix that a lookup names."""
+REMOVAL_SECONDS: Final = 60.0
+"""How long a block that is being deleted can't be stored anew if whoever deletes it dies."""
+
+
+@dataclass(frozen=True)
+class BlockFacts:
+    """What never changes of a block."""
+
+    hash: bytes
+    parent: bytes
+    fingerprint: bytes
+    size_bytes: int
+    token_count: int
+    role: BlockRole
+    recompute_seconds: float
+
+
+@dataclass(frozen=True)
+class StoredBlock:
+    """A block as the index knows it."""
+
+    facts: BlockFacts
+    hit_count: int
+    used_at: float
+    is_pinned: bool = False
+    is_leased: bool = False
+
+
+@dataclass(frozen=True)
+class BlockLookup:
+    """The longest stored beginning of a chain, and what is stored behind its last block, last used first."""
+
+    prefix: tuple[StoredBlock, ...] = ()
+    next: tuple[StoredBlock, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Guards the blocks that a lookup finds; an empty id takes none."""
+
+    id: str
+    ends_at: float
+
+
+@dataclass(frozen=True)
+class BlockCounts:
+    """What is stored now, and what has happened since the index was new."""
+
+    block_count: int = 0
+    size_bytes: int = 0
+    token_count: int = 0
+    pinned_count: int = 0
+    hit_count: int = 0
+    miss_count: int = 0
+    written_bytes: int = 0
+    written_token_count: int = 0
+    eviction_count: int = 0
+    evicted_bytes: int = 0
+    reconciled_count: int = 0
+    """How often the index was compared with the blobs."""
+
+
+class BlockIndex(Protocol):
+    """Knows every stored block. Each operation is atomic; hashes have 32 bytes. Raises `StoreUnavailable`."""
+
+    backend: str
+
+    async def add(self, facts: BlockFacts, *, is_written: bool) -> bool:
+        """Adds a block unless it is known; says whether it is there now, which it is not while it is being deleted.
+
+        `is_written` counts its bytes as written; a block found again after a loss is not.
+        """
+
+    async def get(self, hashes: Sequence[bytes]) -> list[StoredBlock]:
+        """Finds those of some blocks that are known, in their order; counts nothing."""
+
+    async def lookup(self, root: bytes, hashes: Sequence[bytes], *, lease: Lease | None, counts: bool) -> BlockLookup:
+        """Finds the longest known beginning of a chain that starts behind `root`, and what follows it.
+
+        The use of the beginning is counted where `counts` is set, as are the hashes not found; all found are leased.
+        """
+
+    async def use(self, hashes: Sequence[bytes]) -> None:
+        """Counts a use of blocks that lookups found behind a beginning."""
+
+    async def release(self, lease_id: str, hashes: Sequence[bytes]) -> None:
+        """Ends the lease of some blocks, as far as it still holds."""
+
+    async def pin(self, hashes: Sequence[bytes], *, is_pinned: bool) -> int:
+        """Keeps known blocks from being removed, or no longer; counts those that are known."""
+
+    async def page(self, after: bytes, limit: int) -> tuple[list[StoredBlock], bytes]:
+        """Lists blocks, those of one parent together, and where the next page begins; empty after the last."""
+
+    async def claim(self, hashes: Sequence[bytes], *, is_eviction: bool) -> list[bytes]:
+        """Takes blocks out of the index before their blobs are deleted, and returns those taken.
+
+        Not taken are unknown, leased and pinned ones, and parents of blocks that stay. Children come before parents.
+        """
+
+    async def drop(self, hashes: Sequence[bytes]) -> None:
+        """Forgets blocks whose blobs are gone or damaged, whatever guards them."""
+
+    async def finish_removal(self, hashes: Sequence[bytes]) -> None:
+        """Says that the blobs of claimed blocks are deleted: they may be stored anew."""
+
+    async def note_reconciled(self) -> None:
+        """Counts a comparison with the blobs: where it is counted no longer, the index was lost since."""
+
+    async def counts(self) -> BlockCounts:
+        """Counts."""
+
+
+@dataclass
+class _Entry:
+    facts: BlockFacts
+    used_at: float
+    hit_count: int = 0
+    is_pinned: bool = False
+
+
+class MemoryBlockIndex:
+    """An index that lives as long as the process."""
+
+    backend = "memory"
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._entries: dict[bytes, _Entry] = {}
+        self._children: list[bytes] = []  # parent and hash of each block, sorted
+        self._leases: dict[bytes, dict[str, float]] = {}
+        self._removals: dict[bytes, float] = {}
+        self._counts = BlockCounts()
+
+    async def add(self, facts: BlockFacts, *, is_written: bool) -> bool:
+        """Adds a block unless it is known."""
+        now = self._clock()
+        if self._removals.get(facts.hash, 0.0) > now:
+            return False
+        if facts.hash not in self._entries:
+            self._entries[facts.hash] = _Entry(facts, now)
+            insort(self._children, facts.parent + facts.hash)
+            self._count(
+                written_bytes=facts.size_bytes if is_written else 0,
+                written_token_count=facts.token_count if is_written else 0,
+            )
+        return True
+
+    async def get(self, hashes: Sequence[bytes]) -> list[StoredBlock]:
+        """Finds those of some blocks that are known."""
+        return [self._stored(name) for name in hashes if name in self._entries]
+
+    async def lookup(self, root: bytes, hashes: Sequence[bytes], *, lease: Lease | None, counts: bool) -> BlockLookup:
+        """Finds the longest known beginning of a chain, and what follows it."""
+        length = next((place for place, name in enumerate(hashes) if name not in self._entries), len(hashes))
+        prefix = list(hashes[:length])
+        following = self._following(prefix[-1] if prefix else root)
+        if counts:
+            await self.use(prefix)
+            self._count(miss_count=len(hashes) - length)
+        if lease:
+            for name in (*prefix, *following):
+                self._leases.setdefault(name, {})[lease.id] = lease.ends_at
+        return BlockLookup(tuple(map(self._stored, prefix)), tuple(map(self._stored, following)))
+
+    async def use(self, hashes: Sequence[bytes]) -> None:
+        """Counts a use of blocks."""
+        now = self._clock()
+        for name in hashes:
+            if entry := self._entries.get(name):
+                entry.hit_count += 1
+                entry.used_at = now
+                self._count(hit_count=1)
+
+    async def release(self, lease_id: str, hashes: Sequence[bytes]) -> None:
+        """Ends the lease of some blocks."""
+        for name in hashes:
+            self._leases.get(name, {}).pop(lease_id, None)
+
+    async def pin(self, hashes: Sequence[bytes], *, is_pinned: bool) -> int:
+        """Keeps known blocks from being removed, or no longer."""
+        known = [self._entries[name] for name in hashes if name in self._entries]
+        for entry in known:
+            entry.is_pinned = is_pinned
+        return len(known)
+
+    async def page(self, after: bytes, limit: int) -> tuple[list[StoredBlock], bytes]:
+        """Lists blocks, those of one parent together."""
+        start = bisect_right(self._children, after)
+        members = self._children[start : start + limit]
+        blocks = [self._stored(member[len(member) // 2 :]) for member in members]
+        return blocks, members[-1] if len(members) == limit else b""
+
+    async def claim(self, hashes: Sequence[bytes], *, is_eviction: bool) -> list[bytes]:
+        """Takes blocks out of the index before their blobs are deleted."""
+        now = self._clock()
+        taken = []
+        for name in hashes:
+            entry = self._entries.get(name)
+            if entry is None or entry.is_pinned or self._is_leased(name) or self._following(name):
+                continue
+            self._forget(entry.facts)
+            self._removals[name] = now + REMOVAL_SECONDS
+            taken.append(name)
+            if is_eviction:
+                self._count(eviction_count=1, evicted_bytes=entry.facts.size_bytes)
+        return taken
+
+    async def drop(self, hashes: Sequence[bytes]) -> None:
+        """Forgets blocks whose blobs are gone or damaged."""
+        for name in hashes:
+            if entry := self._entries.get(name):
+                self._forget(entry.facts)
+
+    async def finish_removal(self, hashes: Sequence[bytes]) -> None:
+        """Says that the blobs of claimed blocks are deleted."""
+        for name in hashes:
+            self._removals.pop(name, None)
+
+    async def note_reconciled(self) -> None:
+        """Counts a comparison with the blobs."""
+        self._count(reconciled_count=1)
+
+    async def counts(self) -> BlockCounts:
+        """Counts."""
+        entries = self._entries.values()
+        return replace(
+            self._counts,
+            block_count=len(entries),
+            size_bytes=sum(entry.facts.size_bytes for entry in entries),
+            token_count=sum(entry.facts.token_count for entry in entries),
+            pinned_count=sum(entry.is_pinned for entry in entries),
+        )
+
+    def _stored(self, name: bytes) -> StoredBlock:
+        entry = self._entries[name]
+        return StoredBlock(entry.facts, entry.hit_count, entry.used_at, entry.is_pinned, self._is_leased(name))
+
+    def _is_leased(self, name: bytes) -> bool:
+        now = self._clock()
+        leases = {lease_id: ends_at for lease_id, ends_at in self._leases.pop(name, {}).items() if ends_at > now}
+        if leases:
+            self._leases[name] = leases
+        return bool(leases)
+
+    def _following(self, parent: bytes) -> list[bytes]:
+        start = bisect_right(self._children, parent)
+        found = []
+        for member in self._children[start:]:
+            if not member.startswith(parent):
+                break
+            found.append(member[len(parent) :])
+        return sorted(found, key=lambda name: (-self._entries[name].used_at, name))[:MAX_NEXT]
+
+    def _forget(self, facts: BlockFacts) -> None:
+        del self._entries[facts.hash]
+        self._children.remove(facts.parent + facts.hash)
+
+    def _count(self, **added: int) -> None:
+        changed = {name: getattr(self._counts, name) + count for name, count in added.items()}
+        self._counts = replace(self._counts, **changed)

@@ -1,0 +1,246 @@
+"""Blobs and their index as one store: what is written, read and given up."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from services.cache.blobs import Blobs
+from services.cache.block_index import BlockFacts, BlockIndex, StoredBlock
+from services.cache.eviction import Budget, choose_idle, choose_victims
+from services.shared.errors import BlockBusy, BlockNotFound, InvalidRequest, StoreFull
+from services.shared.keyring import Keyring
+from services.shared.sealing import (
+    BEGINNING_BYTES,
+    BlobRejected,
+    Buffer,
+    decode_block,
+    decode_header,
+    header_end,
+    read_preamble,
+)
+
+PAGE_BLOCKS: Final = 1000
+_SLACK: Final = 20
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class StoreLimits:
+    """What a store takes."""
+
+    budget: Budget
+    max_block_bytes: int
+    max_idle_seconds: float = math.inf
+
+
+class BlockStore:
+    """Writes blobs before their index entries and deletes them after, so that a crash loses no more than space."""
+
+    def __init__(
+        self,
+        index: BlockIndex,
+        blobs: Blobs,
+        keyring: Keyring,
+        limits: StoreLimits,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.index, self.blobs, self.limits = index, blobs, limits
+        self._keyring = keyring
+        self._clock = clock
+        self._evicting = asyncio.Lock()
+        self._is_full = False
+
+    async def put(self, block_hash: bytes, blob: Buffer) -> None:
+        """Stores a sealed block. Raises `InvalidRequest`, `StoreFull` or `BlockBusy`."""
+        facts = self._facts(block_hash, blob, len(blob))
+        if await self.index.get([block_hash]):
+            return
+        try:
+            await self._make_room(unwritten_bytes=len(blob))
+            await self.blobs.write(block_hash, blob)
+        except StoreFull as error:
+            self._note_full(error)
+            raise
+        await self._add(facts)
+
+    async def commit(self, block_hash: bytes) -> None:
+        """Indexes a block that was written into the directory. Raises as `put` does, and `BlockNotFound`."""
+        if await self.index.get([block_hash]):
+            return
+        try:
+            facts = await self.inspect(block_hash)
+            await self._make_room(unindexed_bytes=facts.size_bytes)
+        except BlobRejected as rejection:
+            await self.blobs.delete(block_hash)
+            raise _refused(rejection) from rejection
+        except StoreFull as error:
+            await self.blobs.delete(block_hash)
+            self._note_full(error)
+            raise
+        await self._add(facts)
+
+    async def read(self, block_hash: bytes) -> bytes:
+        """Reads a sealed block. Raises `BlockNotFound`."""
+        blob = await self.blobs.read(block_hash)
+        if blob is None:
+            await self.index.drop([block_hash])
+            raise BlockNotFound("No such block is stored.")
+        return blob
+
+    async def read_beginning(self, block_hash: bytes) -> bytes:
+        """Reads a sealed block without its state. Raises `BlockNotFound`; what is damaged is returned as it is."""
+        beginning = await self.blobs.read(block_hash, limit=BEGINNING_BYTES)
+        if beginning is None:
+            raise BlockNotFound("No such block is stored.")
+        end = header_end(beginning)
+        return beginning if end <= len(beginning) else await self.blobs.read(block_hash, limit=end) or b""
+
+    async def inspect(self, block_hash: bytes) -> BlockFacts:
+        """Reads what a blob's header says. Raises `BlobRejected` or `BlockNotFound`."""
+        size_bytes = await self.blobs.size(block_hash)
+        if size_bytes is None:
+            raise BlockNotFound("No such block is stored.")
+        return facts_of(block_hash, await self.read_beginning(block_hash), size_bytes, self._keyring)
+
+    async def is_sound(self, block_hash: bytes) -> bool:
+        """Checks a blob to its last byte. Raises `BlobRejected` with the reason, also for a missing blob."""
+        blob = await self.blobs.read(block_hash)
+        if blob is None:
+            raise BlobRejected("missing")
+        await asyncio.to_thread(decode_block, blob, block_hash, keyring=self._keyring)
+        return True
+
+    async def discard_damaged(self, hashes: Sequence[bytes]) -> None:
+        """Checks blocks that a reader could not open; the damaged ones are deleted, and may be stored anew."""
+        for block_hash in hashes:
+            try:
+                await self.is_sound(block_hash)
+            except BlobRejected as rejection:
+                if not rejection.is_foreign:
+                    await self.discard(block_hash, rejection.reason)
+
+    async def discard(self, block_hash: bytes, reason: str) -> None:
+        """Deletes a block that is of no use to anybody."""
+        _log.warning("block_discarded", block=block_hash.hex(), reason=reason)
+        await self.index.drop([block_hash])
+        await self.blobs.delete(block_hash)
+
+    async def adopt(self, facts: BlockFacts) -> None:
+        """Indexes a valid blob that the index doesn't know."""
+        await self._add(facts, is_written=False)
+
+    async def all_blocks(self) -> list[StoredBlock]:
+        """Lists the whole index."""
+        blocks, after = await self.index.page(b"", PAGE_BLOCKS)
+        while after:
+            more, after = await self.index.page(after, PAGE_BLOCKS)
+            blocks += more
+        return blocks
+
+    async def prune(
+        self, *, max_bytes: int | None = None, idle_seconds: float | None = None, fingerprint: bytes = b""
+    ) -> list[StoredBlock]:
+        """Deletes what is asked for, or without any limit all that may go, and returns what was deleted."""
+        async with self._evicting:
+            blocks = await self.all_blocks()
+            blocks = [block for block in blocks if fingerprint in (b"", block.facts.fingerprint)]
+            now, victims = self._clock(), []
+            if idle_seconds is not None:
+                victims = choose_idle(blocks, idle_seconds=idle_seconds, now=now)
+            if max_bytes is not None or idle_seconds is None:
+                gone = {victim.facts.hash for victim in victims}
+                left = [block for block in blocks if block.facts.hash not in gone]
+                surplus_bytes = sum(block.facts.size_bytes for block in left) - (max_bytes or 0)
+                victims += choose_victims(left, surplus_bytes=surplus_bytes, now=now)
+            return await self._remove(victims, is_eviction=False)
+
+    async def evict(self) -> None:
+        """Gives up what has been idle for too long, and what exceeds the budget."""
+        await self._make_room()
+        if math.isfinite(self.limits.max_idle_seconds):
+            async with self._evicting:
+                idle = choose_idle(
+                    await self.all_blocks(), idle_seconds=self.limits.max_idle_seconds, now=self._clock()
+                )
+                await self._remove(idle, is_eviction=True)
+
+    async def _make_room(self, *, unwritten_bytes: int = 0, unindexed_bytes: int = 0) -> None:
+        """Evicts until a blob fits that is still to be written, or one that is written but not indexed."""
+        if await self._surplus(unwritten_bytes, unindexed_bytes) == 0:
+            return
+        async with self._evicting:
+            surplus_bytes = await self._surplus(unwritten_bytes, unindexed_bytes)
+            if surplus_bytes == 0:
+                return
+            slack_bytes = self.limits.budget.max_bytes // _SLACK  # so that not every write has to look through all
+            victims = choose_victims(
+                await self.all_blocks(), surplus_bytes=surplus_bytes + slack_bytes, now=self._clock()
+            )
+            removed = await self._remove(victims, is_eviction=True)
+        freed_bytes = sum(block.facts.size_bytes for block in removed)
+        if freed_bytes < surplus_bytes and unwritten_bytes + unindexed_bytes:
+            raise StoreFull("The KV store is full of blocks that are pinned or in use, or its disk of other files.")
+
+    async def _surplus(self, unwritten_bytes: int, unindexed_bytes: int) -> int:
+        stored_bytes = (await self.index.counts()).size_bytes + unindexed_bytes
+        free_bytes = await self.blobs.free_bytes()
+        return self.limits.budget.surplus(stored_bytes, free_bytes, incoming_bytes=unwritten_bytes)
+
+    async def _remove(self, victims: Sequence[StoredBlock], *, is_eviction: bool) -> list[StoredBlock]:
+        removed = []
+        for start in range(0, len(victims), PAGE_BLOCKS):
+            some = {victim.facts.hash: victim for victim in victims[start : start + PAGE_BLOCKS]}
+            claimed = await self.index.claim(list(some), is_eviction=is_eviction)
+            for block_hash in claimed:
+                await self.blobs.delete(block_hash)
+            await self.index.finish_removal(claimed)
+            removed += [some[block_hash] for block_hash in claimed]
+        if removed and is_eviction:
+            size_bytes = sum(block.facts.size_bytes for block in removed)
+            _log.info("blocks_evicted", block_count=len(removed), size_bytes=size_bytes)
+        return removed
+
+    async def _add(self, facts: BlockFacts, *, is_written: bool = True) -> None:
+        if not await self.index.add(facts, is_written=is_written):
+            raise BlockBusy("A block of this hash is being deleted.", retry_after_seconds=1.0)
+        if await self.blobs.size(facts.hash) is None:  # deleted between our look at it and this
+            await self.index.drop([facts.hash])
+            raise BlockNotFound("No such block is stored.")
+        self._is_full = False
+
+    def _facts(self, block_hash: bytes, blob: Buffer, size_bytes: int) -> BlockFacts:
+        try:
+            return facts_of(block_hash, blob, size_bytes, self._keyring)
+        except BlobRejected as rejection:
+            raise _refused(rejection) from rejection
+
+    def _note_full(self, error: StoreFull) -> None:
+        if not self._is_full:
+            _log.warning("kv_store_is_full", storage=self.blobs.storage, reason=error.message)
+        self._is_full = True
+
+
+def facts_of(block_hash: bytes, beginning: Buffer, size_bytes: int, keyring: Keyring) -> BlockFacts:
+    """Reads a blob's beginning, and compares its size with what it should be. Raises `BlobRejected`."""
+    header, preamble = decode_header(beginning, block_hash, keyring=keyring), read_preamble(beginning)
+    if preamble.blob_bytes != size_bytes:
+        raise BlobRejected("truncated" if size_bytes < preamble.blob_bytes else "too long")
+    return BlockFacts(
+        hash=block_hash,
+        parent=header.parent,
+        fingerprint=preamble.fingerprint,
+        size_bytes=size_bytes,
+        token_count=header.token_count,
+        role=header.role,
+        recompute_seconds=header.recompute_seconds,
+    )
+
+
+def _refused(rejection: BlobRejected) -> InvalidRequest:
+    return InvalidRequest(f"This is no valid block: {rejection.reason}.", param="data")

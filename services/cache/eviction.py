@@ -1,0 +1,96 @@
+"""Decides which blocks to give up: pure."""
+
+import heapq
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from services.cache.block_index import StoredBlock
+from services.shared.sealing import BlockRole
+
+HALF_LIFE_SECONDS: Final = 24 * 3600.0
+_ROLE_WEIGHTS: Final = {BlockRole.SYSTEM: 4.0, BlockRole.CONVERSATION: 1.0, BlockRole.ENDED: 0.25}
+GIGABYTE: Final = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be stored."""
+
+    max_bytes: int
+    min_free_bytes: int
+    """Bytes of the disk that stay free."""
+
+    def surplus(self, stored_bytes: int, free_bytes: int | None, *, incoming_bytes: int = 0) -> int:
+        """Bytes that must go before more may come."""
+        over = stored_bytes + incoming_bytes - self.max_bytes
+        short = 0 if free_bytes is None else self.min_free_bytes + incoming_bytes - free_bytes
+        return max(0, over, short)
+
+
+def default_max_bytes(disk_bytes: int | None) -> int:
+    """The smaller of 20 GB and a tenth of the disk."""
+    return 20 * GIGABYTE if disk_bytes is None else min(20 * GIGABYTE, disk_bytes // 10)
+
+
+def expected_reuse(block: StoredBlock, now: float) -> float:
+    """Guesses how often a block will be used again: as often as before, halved by every day without use."""
+    idle_seconds = max(0.0, now - block.used_at)
+    return _ROLE_WEIGHTS[block.facts.role] * (1 + block.hit_count) * float(0.5 ** (idle_seconds / HALF_LIFE_SECONDS))
+
+
+def value_per_byte(block: StoredBlock, now: float) -> float:
+    """Says what a block is worth to keep: seconds that it will probably save, per byte."""
+    return block.facts.recompute_seconds * expected_reuse(block, now) / max(1, block.facts.size_bytes)
+
+
+def removable(blocks: Collection[StoredBlock], now: float) -> Iterator[StoredBlock]:
+    """Yields blocks in the order in which to give them up: the least valuable first, of equals the one idle longest.
+
+    A block comes only after all that follow it; pinned and leased ones, and what they follow, never come.
+    """
+    known = {block.facts.hash: block for block in blocks}
+    child_counts = dict.fromkeys(known, 0)
+    for block in blocks:
+        if block.facts.parent in known:
+            child_counts[block.facts.parent] += 1
+    heap = [_ranked(block, now) for block in blocks if child_counts[block.facts.hash] == 0]
+    heapq.heapify(heap)
+    while heap:
+        block = known[heapq.heappop(heap)[-1]]
+        if block.is_pinned or block.is_leased:
+            continue
+        yield block
+        parent = block.facts.parent
+        if parent in known:
+            child_counts[parent] -= 1
+            if child_counts[parent] == 0:
+                heapq.heappush(heap, _ranked(known[parent], now))
+
+
+def choose_victims(blocks: Collection[StoredBlock], *, surplus_bytes: int, now: float) -> list[StoredBlock]:
+    """Chooses the least valuable blocks that together free so many bytes, or all that may go if that is not enough."""
+    victims: list[StoredBlock] = []
+    freed_bytes = 0
+    for block in removable(blocks, now):
+        if freed_bytes >= surplus_bytes:
+            break
+        victims.append(block)
+        freed_bytes += block.facts.size_bytes
+    return victims
+
+
+def choose_idle(blocks: Collection[StoredBlock], *, idle_seconds: float, now: float) -> list[StoredBlock]:
+    """Chooses all blocks that have not been used for so long, and that nothing used since then follows."""
+    kept: set[bytes] = set()
+    idle = []
+    for block in removable(blocks, now):
+        if now - block.used_at < idle_seconds or block.facts.hash in kept:
+            kept.update((block.facts.hash, block.facts.parent))
+        else:
+            idle.append(block)
+    return idle
+
+
+def _ranked(block: StoredBlock, now: float) -> tuple[float, float, bytes]:
+    return value_per_byte(block, now), block.used_at, block.facts.hash

@@ -1,0 +1,178 @@
+"""The scripts of the block index in Redis: each sees all keys, and the time as its first argument."""
+
+from typing import Final
+
+KEYS: Final = tuple(
+    "{localcode}:" + name
+    for name in (
+        "blocks",  # hash -> size, tokens, role, seconds, fingerprint, parent
+        "block_hits",  # hash -> uses
+        "block_uses",  # hash, sorted by last use
+        "block_pins",  # pinned hashes
+        "block_children",  # parent and hash, in their order
+        "block_leases",  # hash and lease id, sorted by end
+        "block_guards",  # hash -> leases on it
+        "block_removals",  # hash, sorted by when its removal is given up
+        "block_counts",  # what has happened
+    )
+)
+_COMMON: Final = """
+local blocks, hits, uses, pins, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local leases, guards, removals, counts = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local now = ARGV[1]
+local function release(member)
+  if redis.call('ZREM', leases, member) == 1 then
+    local hash = string.sub(member, 1, 32)
+    if redis.call('HINCRBY', guards, hash, -1) <= 0 then redis.call('HDEL', guards, hash) end
+  end
+end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now)) do release(member) end
+local function children_of(parent, limit)
+  local first, last = '[' .. parent, '[' .. parent .. string.rep('\\255', 32)
+  local members = redis.call('ZRANGEBYLEX', children, first, last, 'LIMIT', 0, limit)
+  for place, member in ipairs(members) do members[place] = string.sub(member, 33) end
+  return members
+end
+local function stored(hash)
+  return {hash, redis.call('HGET', blocks, hash), redis.call('HGET', hits, hash) or '0',
+    redis.call('ZSCORE', uses, hash), redis.call('SISMEMBER', pins, hash), redis.call('HEXISTS', guards, hash)}
+end
+local function use(hash)
+  redis.call('HINCRBY', hits, hash, 1)
+  redis.call('ZADD', uses, now, hash)
+  redis.call('HINCRBY', counts, 'hit_count', 1)
+end
+local function forget(hash)
+  local entry = redis.call('HGET', blocks, hash)
+  local size, tokens = string.match(entry, '^(%d+) (%d+) ')
+  redis.call('HDEL', blocks, hash)
+  redis.call('HDEL', hits, hash)
+  redis.call('ZREM', uses, hash)
+  redis.call('SREM', pins, hash)
+  redis.call('ZREM', children, string.sub(entry, -32) .. hash)
+  redis.call('HINCRBY', counts, 'size_bytes', -size)
+  redis.call('HINCRBY', counts, 'token_count', -tokens)
+  return size
+end
+"""
+_ADD: Final = """
+local hash, parent, entry, is_written = ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
+redis.call('ZREMRANGEBYSCORE', removals, '-inf', now)
+if redis.call('ZSCORE', removals, hash) then return 0 end
+if redis.call('HSETNX', blocks, hash, entry) == 1 then
+  local size, tokens = string.match(entry, '^(%d+) (%d+) ')
+  redis.call('ZADD', uses, now, hash)
+  redis.call('ZADD', children, 0, parent .. hash)
+  redis.call('HINCRBY', counts, 'size_bytes', size)
+  redis.call('HINCRBY', counts, 'token_count', tokens)
+  if is_written then
+    redis.call('HINCRBY', counts, 'written_bytes', size)
+    redis.call('HINCRBY', counts, 'written_token_count', tokens)
+  end
+end
+return 1
+"""
+_GET: Final = """
+local found = {}
+for place = 2, #ARGV do
+  if redis.call('HEXISTS', blocks, ARGV[place]) == 1 then found[#found + 1] = stored(ARGV[place]) end
+end
+return found
+"""
+_LOOKUP: Final = """
+local lease_id, ends_at, is_counted, limit, last = ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6]
+local prefix, following = {}, {}
+for place = 7, #ARGV do
+  if redis.call('HEXISTS', blocks, ARGV[place]) == 0 then break end
+  prefix[#prefix + 1], last = ARGV[place], ARGV[place]
+end
+local names = children_of(last, -1)
+local used = {}
+for _, hash in ipairs(names) do used[hash] = tonumber(redis.call('ZSCORE', uses, hash)) end
+table.sort(names, function(a, b) if used[a] == used[b] then return a < b end return used[a] > used[b] end)
+for place = 1, math.min(limit, #names) do following[place] = names[place] end
+if is_counted then
+  for _, hash in ipairs(prefix) do use(hash) end
+  redis.call('HINCRBY', counts, 'miss_count', #ARGV - 6 - #prefix)
+end
+local answer = {{}, {}}
+for side, hashes in ipairs({prefix, following}) do
+  for place, hash in ipairs(hashes) do
+    if lease_id ~= '' and redis.call('ZADD', leases, ends_at, hash .. lease_id) == 1 then
+      redis.call('HINCRBY', guards, hash, 1)
+    end
+    answer[side][place] = stored(hash)
+  end
+end
+return answer
+"""
+_USE: Final = """
+for place = 2, #ARGV do
+  if redis.call('HEXISTS', blocks, ARGV[place]) == 1 then use(ARGV[place]) end
+end
+"""
+_RELEASE: Final = """
+for place = 3, #ARGV do release(ARGV[place] .. ARGV[2]) end
+"""
+_PIN: Final = """
+local command, known = ARGV[2] == '1' and 'SADD' or 'SREM', 0
+for place = 3, #ARGV do
+  if redis.call('HEXISTS', blocks, ARGV[place]) == 1 then
+    redis.call(command, pins, ARGV[place])
+    known = known + 1
+  end
+end
+return known
+"""
+_PAGE: Final = """
+local after = ARGV[2] == '' and '-' or '(' .. ARGV[2]
+local members = redis.call('ZRANGEBYLEX', children, after, '+', 'LIMIT', 0, ARGV[3])
+local found = {}
+for place, member in ipairs(members) do found[place] = stored(string.sub(member, 33)) end
+return {found, members[#members] or ''}
+"""
+_CLAIM: Final = """
+local until_time, is_eviction, taken = ARGV[2], ARGV[3] == '1', {}
+for place = 4, #ARGV do
+  local hash = ARGV[place]
+  if redis.call('HEXISTS', blocks, hash) == 1 and redis.call('SISMEMBER', pins, hash) == 0
+      and redis.call('HEXISTS', guards, hash) == 0 and #children_of(hash, 1) == 0 then
+    local size = forget(hash)
+    redis.call('ZADD', removals, until_time, hash)
+    taken[#taken + 1] = hash
+    if is_eviction then
+      redis.call('HINCRBY', counts, 'eviction_count', 1)
+      redis.call('HINCRBY', counts, 'evicted_bytes', size)
+    end
+  end
+end
+return taken
+"""
+_DROP: Final = """
+for place = 2, #ARGV do
+  if redis.call('HEXISTS', blocks, ARGV[place]) == 1 then forget(ARGV[place]) end
+end
+"""
+_FINISH: Final = """
+for place = 2, #ARGV do redis.call('ZREM', removals, ARGV[place]) end
+"""
+_NOTE_RECONCILED: Final = """
+redis.call('HINCRBY', counts, 'reconciled_count', 1)
+"""
+_COUNTS: Final = """
+return {redis.call('HLEN', blocks), redis.call('SCARD', pins), redis.call('HGETALL', counts)}
+"""
+SCRIPTS: Final = {
+    "add": _COMMON + _ADD,
+    "get": _COMMON + _GET,
+    "lookup": _COMMON + _LOOKUP,
+    "use": _COMMON + _USE,
+    "release": _COMMON + _RELEASE,
+    "pin": _COMMON + _PIN,
+    "page": _COMMON + _PAGE,
+    "claim": _COMMON + _CLAIM,
+    "drop": _COMMON + _DROP,
+    "finish": _COMMON + _FINISH,
+    "note_reconciled": _COMMON + _NOTE_RECONCILED,
+    "counts": _COMMON + _COUNTS,
+}

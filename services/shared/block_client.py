@@ -1,0 +1,211 @@
+"""A worker's way to the KV store: seals and opens blocks here, reads and writes the directory itself where it sees it.
+
+Nothing here raises because the store, its disk or its index fails: what can't be read is a miss, what can't be written
+is dropped, and the log says once that it is so.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Channel
+
+from localcode.cache.v1 import blocks_pb2 as pb
+from localcode.cache.v1.blocks_pb2_grpc import BlockStoreServiceStub
+from services.shared.blob_directory import blob_bytes, read_beginning, read_blob, read_store_id, write_blob
+from services.shared.errors import StoreFull
+from services.shared.grpc_runtime import open_channel
+from services.shared.keyring import Keyring
+from services.shared.sealing import BlockHeader, Buffer, open_block, open_header, seal_block
+
+LEASE_SECONDS: Final = 30
+_CALL_SECONDS: Final = 0.5
+_TRANSFER_SECONDS: Final = 10.0
+_DESCRIPTION_SECONDS: Final = 60.0
+_PIECE_BYTES: Final = 1024 * 1024
+_TRANSFERS_AT_ONCE: Final = 2
+Opened = TypeVar("Opened")
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class NextBlock:
+    """A block that is stored behind a beginning: a tail, or a full block of another prompt."""
+
+    hash: bytes
+    token_count: int
+
+
+@dataclass(frozen=True)
+class StoredChain:
+    """What is stored of a prompt: its longest beginning and what follows that, last used first; guarded by a lease."""
+
+    hashes: tuple[bytes, ...] = ()
+    next: tuple[NextBlock, ...] = ()
+    lease_id: str = ""
+
+
+@dataclass(frozen=True)
+class OpenedBlock:
+    """A block as it was put."""
+
+    header: BlockHeader
+    state: memoryview
+
+
+class BlockClient:
+    """Stores the blocks of one model in one setting, which the fingerprint stands for."""
+
+    def __init__(self, channel: Channel, *, fingerprint: bytes, keyring: Keyring) -> None:
+        self._stub = BlockStoreServiceStub(channel)
+        self._fingerprint, self._keyring = fingerprint, keyring
+        self._directory: Path | None = None
+        self._described_until = 0.0
+        self._transfers = asyncio.Semaphore(_TRANSFERS_AT_ONCE)
+        self._trouble = ""
+
+    async def lookup(self, hashes: Sequence[bytes], *, peek: bool = False) -> StoredChain:
+        """Finds the longest stored beginning of a chain of full blocks. `peek` takes no lease and counts nothing."""
+        request = pb.LookupBlocksRequest(
+            fingerprint=self._fingerprint, hashes=hashes, lease_seconds=0 if peek else LEASE_SECONDS, peek=peek
+        )
+        try:
+            answer = await self._stub.LookupBlocks(request, timeout=_CALL_SECONDS)
+        except AioRpcError as error:
+            self._note(error)
+            return StoredChain()
+        self._note(None)
+        following = tuple(NextBlock(block.hash, block.token_count) for block in answer.next)
+        return StoredChain(tuple(block.hash for block in answer.blocks), following, answer.lease_id)
+
+    async def release(self, chain: StoredChain, *, used: Iterable[bytes] = ()) -> None:
+        """Ends the lease of a lookup, and counts the use of those of `next` that were restored."""
+        names = [*chain.hashes, *(block.hash for block in chain.next)]
+        used_names = list(used)
+        if chain.lease_id or used_names:
+            await self._release(pb.ReleaseBlocksRequest(lease_id=chain.lease_id, hashes=names, used_hashes=used_names))
+
+    async def get(self, block_hash: bytes) -> OpenedBlock | None:
+        """Reads and opens a block; None if that fails for whatever reason."""
+        return await self._get(block_hash, self._open)
+
+    async def get_header(self, block_hash: bytes) -> BlockHeader | None:
+        """Reads what a block holds, without its state; None if that fails for whatever reason."""
+        return await self._get(block_hash, self._open_header, header_only=True)
+
+    async def put(self, block_hash: bytes, header: BlockHeader, state: Buffer) -> bool:
+        """Seals and stores a block, and says whether it is stored. `state` must not change meanwhile.
+
+        Whoever calls bounds how many blocks wait for this.
+        """
+        async with self._transfers:
+            blob = await asyncio.to_thread(
+                seal_block, block_hash, header, state, fingerprint=self._fingerprint, keyring=self._keyring
+            )
+            try:
+                await self._write(block_hash, blob)
+            except (AioRpcError, OSError, StoreFull) as error:
+                self._note(error)
+                return False
+        self._note(None)
+        return True
+
+    async def _get(
+        self, block_hash: bytes, open_it: Callable[[bytes, Buffer], Opened | None], *, header_only: bool = False
+    ) -> Opened | None:
+        async with self._transfers:
+            try:
+                blob = await self._read(block_hash, header_only=header_only)
+            except (AioRpcError, OSError) as error:
+                self._note(error)
+                return None
+            self._note(None)
+            opened = None if blob is None else await asyncio.to_thread(open_it, block_hash, blob)
+        if opened is None:
+            await self._release(pb.ReleaseBlocksRequest(damaged_hashes=[block_hash]))
+        return opened
+
+    def _open(self, block_hash: bytes, blob: Buffer) -> OpenedBlock | None:
+        opened = open_block(blob, block_hash, fingerprint=self._fingerprint, keyring=self._keyring)
+        return OpenedBlock(*opened) if opened else None
+
+    def _open_header(self, block_hash: bytes, beginning: Buffer) -> BlockHeader | None:
+        return open_header(beginning, block_hash, fingerprint=self._fingerprint, keyring=self._keyring)
+
+    async def _read(self, block_hash: bytes, *, header_only: bool) -> Buffer | None:
+        if directory := await self._shared_directory():
+            read = read_beginning if header_only else read_blob
+            return await asyncio.to_thread(read, directory, block_hash)
+        request, blob = pb.GetBlockRequest(hash=block_hash, header_only=header_only), bytearray()
+        try:
+            async for piece in self._stub.GetBlock(request, timeout=_TRANSFER_SECONDS):
+                blob += piece.data
+        except AioRpcError as error:
+            if error.code() is StatusCode.NOT_FOUND:
+                return None
+            raise
+        return blob
+
+    async def _write(self, block_hash: bytes, blob: bytearray) -> None:
+        directory = await self._shared_directory()
+        if directory is None:
+            await self._stub.PutBlock(_pieces(block_hash, blob), timeout=_TRANSFER_SECONDS)
+            return
+        if await asyncio.to_thread(blob_bytes, directory, block_hash) != len(blob):
+            await asyncio.to_thread(write_blob, directory, block_hash, blob)
+        await self._stub.CommitBlock(pb.CommitBlockRequest(hash=block_hash), timeout=_TRANSFER_SECONDS)
+
+    async def _shared_directory(self) -> Path | None:
+        """The store's directory if this process sees the same one."""
+        if time.monotonic() > self._described_until:
+            description = await self._stub.DescribeStore(pb.DescribeStoreRequest(), timeout=_CALL_SECONDS)
+            path = Path(description.storage)
+            is_same = bool(description.store_id) and description.store_id == await asyncio.to_thread(
+                read_store_id, path
+            )
+            self._directory = path if is_same else None
+            self._described_until = time.monotonic() + _DESCRIPTION_SECONDS
+        return self._directory
+
+    async def _release(self, request: pb.ReleaseBlocksRequest) -> None:
+        try:
+            await self._stub.ReleaseBlocks(request, timeout=_CALL_SECONDS)
+        except AioRpcError as error:
+            self._note(error)
+
+    def _note(self, error: Exception | None) -> None:
+        """Says in the log when trouble begins, changes or ends, not at each call."""
+        trouble = "" if error is None else _name(error)
+        if trouble != self._trouble:
+            if trouble:
+                _log.warning("kv_store_fails", reason=trouble, detail=_detail(error))
+            else:
+                _log.info("kv_store_works_again")
+        self._trouble = trouble
+
+
+@asynccontextmanager
+async def open_block_client(address: str, *, fingerprint: bytes, keyring: Keyring) -> AsyncIterator[BlockClient]:
+    """Opens a client of the cache service at an address."""
+    async with open_channel(address) as channel:
+        yield BlockClient(channel, fingerprint=fingerprint, keyring=keyring)
+
+
+async def _pieces(block_hash: bytes, blob: bytearray) -> AsyncIterator[pb.PutBlockRequest]:
+    view = memoryview(blob)
+    for start in range(0, len(view), _PIECE_BYTES):
+        yield pb.PutBlockRequest(hash=block_hash, data=bytes(view[start : start + _PIECE_BYTES]))
+
+
+def _name(error: Exception) -> str:
+    return str(error.code().name).lower() if isinstance(error, AioRpcError) else type(error).__name__
+
+
+def _detail(error: Exception | None) -> str:
+    return str(error.details()) if isinstance(error, AioRpcError) else str(error)
