@@ -87,6 +87,9 @@ def _model_service(
     }
     if model.is_local:
         variables[f"{prefix}MODEL_PATH"] = str(model_path(model.source))
+        variables[f"{prefix}STATE_DIRECTORY"] = configuration.value(
+            "cache", "state_directory", str(setting.state_directory)
+        )
         if model.draft:
             variables[f"{prefix}DRAFT_PATH"] = str(model_path(model.draft))
         if sum(other.is_local for other in models) > 1 and "compute_lock" not in model.values:

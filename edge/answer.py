@@ -153,6 +153,7 @@ def _prompt_details(usages: Sequence[pb.Usage]) -> Object:
             "parked": places.parked_token_count,
             "running": places.running_token_count,
             "ram": places.ram_token_count,
+            "disk": places.disk_token_count,
         }
     return details
 

@@ -6,13 +6,18 @@ import socket
 import sys
 import time
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 
 from localcode.cache.v1 import cache_pb2
 from localcode.inference.v1 import inference_pb2 as pb
 from localcode.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from services.shared.block_client import open_block_client
 from services.shared.grpc_runtime import HealthService, running_server, wait_for_stop_signal
+from services.shared.keyring import KEY_FILE, KEY_VARIABLE, load_keyring
 from services.shared.registration import registered
 from services.shared.settings import ConfigurationError, LogSettings, load_document, load_settings
 from services.shared.telemetry import configure_logging, serve_metrics
@@ -26,6 +31,7 @@ from services.worker.prompts import Preparer
 from services.worker.servicer import InferenceServicer, Mailbox
 from services.worker.settings import WorkerSettings
 from services.worker.speculation import SpeculationOptions
+from services.worker.stored_tier import StoredTier
 from services.worker.watchdog import watch
 
 _log = structlog.get_logger(__name__)
@@ -63,15 +69,15 @@ async def _serve(settings: WorkerSettings) -> None:
 
 async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine) -> None:
     worker_id = f"{settings.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    servicer = _servicer(settings, loaded, engine, worker_id)
     health = HealthService()
     metrics.observe(engine, model=settings.name)
     serve_metrics(settings.metrics_port)
 
     async with (
+        _stored_tier(settings, loaded) as stored,
         running_server(
             settings.listen,
-            lambda server: add_InferenceServiceServicer_to_server(servicer, server),
+            partial(add_InferenceServiceServicer_to_server, _servicer(settings, loaded, engine, worker_id, stored)),
             health_service=health,
         ) as address,
         registered(
@@ -85,7 +91,24 @@ async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine
         await wait_for_stop_signal()
 
 
-def _servicer(settings: WorkerSettings, loaded: Loaded, engine: Engine, worker_id: str) -> InferenceServicer:
+@asynccontextmanager
+async def _stored_tier(settings: WorkerSettings, loaded: Loaded) -> AsyncIterator[StoredTier | None]:
+    """Connects host memory with the block store. Recurrent models keep whole states, in memory only."""
+    if loaded.ram is None or not settings.kv_store or not loaded.model.forks_at_any_token:
+        yield None
+        return
+    keyring = load_keyring(settings.state_directory / KEY_FILE, os.environ.get(KEY_VARIABLE, ""))
+    async with open_block_client(settings.cache_address, fingerprint=loaded.fingerprint, keyring=keyring) as archive:
+        stored = StoredTier(loaded.ram, archive, fingerprint=loaded.fingerprint)
+        try:
+            yield stored
+        finally:
+            await stored.close()
+
+
+def _servicer(
+    settings: WorkerSettings, loaded: Loaded, engine: Engine, worker_id: str, stored: StoredTier | None
+) -> InferenceServicer:
     model = loaded.model
     template = template_of(settings.prompt_layout, model.chat_template or CHATML)
     preparer = Preparer(model, template, settings, context_length=loaded.size.context)
@@ -103,7 +126,7 @@ def _servicer(settings: WorkerSettings, loaded: Loaded, engine: Engine, worker_i
     return InferenceServicer(
         engine, model, preparer, description, worker_id=worker_id,
         speculation=SpeculationOptions(settings.speculation, settings.speculation_tokens),
-        has_draft_model=loaded.draft_model is not None,
+        has_draft_model=loaded.draft_model is not None, stored=stored,
     )  # fmt: skip
 
 

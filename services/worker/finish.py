@@ -8,6 +8,7 @@ def finish_message(generation: Generation, reason: "pb.FinishReason.ValueType", 
     """Sums up what it took in tokens and time."""
     started = generation.started_at if generation.started_at is not None else now
     first = generation.first_token_at if generation.first_token_at is not None else now
+    from_disk = min(generation.fetched_count, generation.cached.ram)
     return pb.Finish(
         reason=reason,
         usage=pb.Usage(
@@ -17,7 +18,8 @@ def finish_message(generation: Generation, reason: "pb.FinishReason.ValueType", 
             cached_from=pb.CacheSources(
                 parked_token_count=generation.cached.parked,
                 running_token_count=generation.cached.running,
-                ram_token_count=generation.cached.ram,
+                ram_token_count=generation.cached.ram - from_disk,
+                disk_token_count=from_disk,
             ),
             reasoning_token_count=generation.answer.reasoning_token_count,
             accepted_draft_token_count=generation.speculation.accepted_count,

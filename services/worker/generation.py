@@ -52,6 +52,8 @@ class Generation:
     """Its tokens, prepared for looking up KV state while it waits."""
     cached: CacheSources = field(default_factory=CacheSources)
     """Tokens whose KV state was there when it started."""
+    fetched_count: int = 0
+    """Tokens whose KV state was brought into host memory for it, from the block store."""
     started_at: float | None = None
     first_token_at: float | None = None
     is_cancelled: bool = False

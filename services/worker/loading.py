@@ -44,6 +44,9 @@ class Loaded:
     lock: ComputeLock
     size: KvSize
     threads: int
+    ram: RamTier | None
+    """Host memory below the cells, if there is any."""
+    fingerprint: bytes
     draft_model: DraftModel | None = None
 
 
@@ -71,9 +74,10 @@ def load(settings: WorkerSettings) -> Loaded:
     )  # fmt: skip
     lock = _compute_lock(settings)
     with lock.held():
-        pool = _pool(settings, model, context, size, sequences)
+        ram, name = _ram_tier(settings), _fingerprint(settings)
+        pool = _pool(settings, model, context, size, sequences, ram, name)
     return Loaded(
-        model, context, pool, lock, size, threads,
+        model, context, pool, lock, size, threads, ram, name,
         draft_model=load_draft_model(settings, model, lock, cells=size.cells, threads=threads),
     )  # fmt: skip
 
@@ -85,18 +89,23 @@ def ram_bytes(settings: WorkerSettings, *, free_bytes: int) -> int:
     return min(_MOST_RAM_BYTES, free_bytes // 4)
 
 
-def _pool(settings: WorkerSettings, model: LlamaModel, context: LlamaContext, size: KvSize, sequences: int) -> KvPool:
-    store_bytes = ram_bytes(settings, free_bytes=psutil.virtual_memory().available)
-    can_store = store_bytes > 0
+def _ram_tier(settings: WorkerSettings) -> RamTier | None:
+    budget = ram_bytes(settings, free_bytes=psutil.virtual_memory().available)
+    return RamTier(budget) if budget else None
+
+
+def _pool(
+    settings: WorkerSettings, model: LlamaModel, context: LlamaContext, size: KvSize, sequences: int,
+    ram: RamTier | None, name: bytes,
+) -> KvPool:  # fmt: skip
     parked_cells = size.parked_cells
-    if can_store and model.forks_at_any_token and settings.parked_cells is None:
+    if ram and model.forks_at_any_token and settings.parked_cells is None:
         parked_cells = measure_parked_budget(context, at_most=parked_cells)
-    _log.info("kv_tiers_sized", parked_cells=parked_cells, ram_bytes=store_bytes if can_store else 0)
+    _log.info("kv_tiers_sized", parked_cells=parked_cells, ram_bytes=ram.budget_bytes if ram else 0)
     return KvPool(
         context.kv, cells=size.cells, sequences=sequences, parked_sequences=settings.parked_sequences,
         parked_cells=parked_cells, forks=model.forks_at_any_token,
-        store=RamTier(store_bytes) if can_store else None,
-        fingerprint=_fingerprint(settings),
+        store=ram, fingerprint=name,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """KV blocks in host memory, under a byte budget."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ def value_per_byte(block: Block, use_count: int, idle_seconds: float) -> float:
 
 
 class RamTier:
-    """A `BlockStore` in memory.
+    """A `BlockStore` in memory, used by the engine's thread and by whoever fills it from the tiers below.
 
     A block whose children are stored is worth at least what they are, so only blocks without children are dropped.
     """
@@ -39,6 +40,9 @@ class RamTier:
         self._kept: dict[bytes, _Kept] = {}
         self._children: dict[bytes, set[bytes]] = {}
         self._used_bytes = 0
+        self._guard = threading.RLock()
+        self.on_put: Callable[[Block], None] | None = None
+        """Told of each block that the engine puts here."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -54,45 +58,56 @@ class RamTier:
 
     def get(self, block_hash: bytes) -> Block | None:
         """Reads a block and counts the use."""
-        kept = self._kept.get(block_hash)
-        if kept is None:
-            return None
-        kept.use_count += 1
-        kept.last_used_at = self._clock()
-        return kept.block
+        with self._guard:
+            kept = self._kept.get(block_hash)
+            if kept is None:
+                return None
+            kept.use_count += 1
+            kept.last_used_at = self._clock()
+            return kept.block
 
     def put(self, block: Block) -> None:
+        """Keeps a block that the engine has saved."""
+        if self.keep(block) and self.on_put:
+            self.on_put(block)
+
+    def keep(self, block: Block) -> bool:
         """Keeps a block, dropping the least valuable ones; partial blocks that it continues become superfluous."""
-        if block.hash in self._kept or block.data.nbytes > self.budget_bytes:
-            return
-        use_count = self._absorb_beginnings(block)
-        while self._used_bytes + block.data.nbytes > self.budget_bytes:
-            if not self._drop_least_valuable(except_hash=block.parent):
-                return
-        self._kept[block.hash] = _Kept(block, self._clock(), use_count)
-        self._children.setdefault(block.parent, set()).add(block.hash)
-        self._used_bytes += block.data.nbytes
+        with self._guard:
+            if block.hash in self._kept or block.data.nbytes > self.budget_bytes:
+                return False
+            use_count = self._absorb_beginnings(block)
+            while self._used_bytes + block.data.nbytes > self.budget_bytes:
+                if not self._drop_least_valuable(except_hash=block.parent):
+                    return False
+            self._kept[block.hash] = _Kept(block, self._clock(), use_count)
+            self._children.setdefault(block.parent, set()).add(block.hash)
+            self._used_bytes += block.data.nbytes
+            return True
 
     def children(self, parent: bytes) -> Iterable[tuple[bytes, Tokens]]:
         """Lists the blocks that follow a parent."""
-        return [(name, self._kept[name].block.tokens) for name in self._children.get(parent, ())]
+        with self._guard:
+            return [(name, self._kept[name].block.tokens) for name in self._children.get(parent, ())]
 
     def clear(self) -> None:
         """Drops all blocks."""
-        self._kept.clear()
-        self._children.clear()
-        self._used_bytes = 0
+        with self._guard:
+            self._kept.clear()
+            self._children.clear()
+            self._used_bytes = 0
 
     def discard(self, block_hash: bytes) -> None:
         """Drops a block; blocks that follow it stay, and may get their parent back."""
-        kept = self._kept.pop(block_hash, None)
-        if kept is None:
-            return
-        self._used_bytes -= kept.block.data.nbytes
-        siblings = self._children[kept.block.parent]
-        siblings.discard(block_hash)
-        if not siblings:
-            del self._children[kept.block.parent]
+        with self._guard:
+            kept = self._kept.pop(block_hash, None)
+            if kept is None:
+                return
+            self._used_bytes -= kept.block.data.nbytes
+            siblings = self._children[kept.block.parent]
+            siblings.discard(block_hash)
+            if not siblings:
+                del self._children[kept.block.parent]
 
     def _absorb_beginnings(self, block: Block) -> int:
         """Drops siblings that are a beginning of a new block; it inherits their uses."""

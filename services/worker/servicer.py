@@ -20,6 +20,7 @@ from services.worker.replay import Transcript
 from services.worker.sampling import Sampler
 from services.worker.speculation import SpeculationOptions
 from services.worker.speculation.options import merge_options
+from services.worker.stored_tier import StoredTier
 from services.worker.tool_calls import Format
 
 
@@ -44,20 +45,23 @@ class InferenceServicer(InferenceServiceServicer):
 
     def __init__(
         self, engine: Engine, model: LlamaModel, preparer: Preparer, description: pb.ModelDescription, *,
-        worker_id: str, speculation: SpeculationOptions, has_draft_model: bool,
+        worker_id: str, speculation: SpeculationOptions, has_draft_model: bool, stored: StoredTier | None = None,
     ) -> None:  # fmt: skip
         self._engine, self._model, self._preparer = engine, model, preparer
         self._description, self._worker_id = description, worker_id
         self._speculation, self._has_draft_model = speculation, has_draft_model
         self._candidates = Candidates(model.vocab_size)
+        self._stored = stored
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         """Streams one answer; leaving it, also cancelled, frees the slot."""
         self._check_model(request.model)
         arrived_at = time.monotonic()
         prepared, sampler = await asyncio.to_thread(self._prepare, request)
+        fetched_count = await self._fetch(request, prepared)
         transcript = Transcript()
         async with self._submitted(request, prepared, sampler, arrived_at) as (generation, events):
+            generation.fetched_count = fetched_count
             yield self._admitted(prepared)
             while True:
                 event = await events.get()
@@ -106,6 +110,12 @@ class InferenceServicer(InferenceServiceServicer):
             raise InvalidRequest(f"The answer's form can't be held: {error}.", param="response_format") from error
         sampler.read_prompt(prepared.tokens)
         return prepared, sampler
+
+    async def _fetch(self, request: pb.GenerateRequest, prepared: Prepared) -> int:
+        """Brings stored state of the prompt within the engine's reach; how many tokens' state."""
+        if self._stored is None or request.context.request_class in BATCH_CLASSES:
+            return 0
+        return await self._stored.fetch(prepared.tokens, prefill_rate=self._engine.load().prefill_tokens_per_second)
 
     @asynccontextmanager
     async def _submitted(

@@ -51,6 +51,10 @@ class WorkerSettings(ServiceSettings):
     """KV cells that finished conversations may keep; unset means as many as slow a decode step by at most 3 %."""
     ram_bytes: int | None = Field(default=None, ge=0)
     """Host memory for KV state that left the cells; unset means a quarter of what is free, at most 8 GB; 0 is none."""
+    kv_store: bool = True
+    """Whether KV state is kept in the cache service's store too, where it outlives this process."""
+    state_directory: Path = platformdirs.user_state_path("localcode")
+    """Where the key is kept that seals stored state."""
     kv_salt: str = ""
     """Separates stored KV state from that of others who share the store."""
     digests_path: Path = Field(default_factory=lambda: platformdirs.user_cache_path("localcode") / "digests.json")

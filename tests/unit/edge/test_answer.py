@@ -149,7 +149,7 @@ def test_where_cached_tokens_came_from_is_told_if_the_backend_tells_it() -> None
     usage = answer_to(admitted(), finish(cached_token_count=8, cached_from=places)).usage()
     assert usage["prompt_tokens_details"] == {
         "cached_tokens": 8,
-        "cached_from": {"parked": 3, "running": 0, "ram": 5},
+        "cached_from": {"parked": 3, "running": 0, "ram": 5, "disk": 0},
     }
 
 

@@ -1408,22 +1408,26 @@ class CacheSources(_message.Message):
     PARKED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     RUNNING_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     RAM_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    DISK_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     parked_token_count: _builtins.int
     """Shared with a conversation that had ended."""
     running_token_count: _builtins.int
     """Shared with a request in progress."""
     ram_token_count: _builtins.int
     """Brought back from host memory."""
+    disk_token_count: _builtins.int
+    """Read from the block store: a disk, or an object store."""
     def __init__(
         self,
         *,
         parked_token_count: _builtins.int = ...,
         running_token_count: _builtins.int = ...,
         ram_token_count: _builtins.int = ...,
+        disk_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parked_token_count", b"parked_token_count", "ram_token_count", b"ram_token_count", "running_token_count", b"running_token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_token_count", b"disk_token_count", "parked_token_count", b"parked_token_count", "ram_token_count", b"ram_token_count", "running_token_count", b"running_token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
