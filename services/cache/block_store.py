@@ -27,6 +27,7 @@ from services.shared.sealing import (
 
 PAGE_BLOCKS: Final = 1000
 _SLACK: Final = 20
+_ATTEMPTS: Final = 3
 _log = structlog.get_logger(__name__)
 
 
@@ -173,12 +174,18 @@ class BlockStore:
             if surplus_bytes == 0:
                 return
             slack_bytes = self.limits.budget.max_bytes // _SLACK  # so that not every write has to look through all
-            choose = partial(choose_victims, await self.all_blocks(), surplus_bytes=surplus_bytes + slack_bytes)
-            victims = await asyncio.to_thread(choose, now=self._clock())  # half a second for 100,000 blocks
-            removed = await self._remove(victims, is_eviction=True)
-        freed_bytes = sum(block.facts.size_bytes for block in removed)
+            freed_bytes = 0
+            for _attempt in range(_ATTEMPTS):  # a block may get a follower or a reader before it is claimed
+                if freed_bytes < surplus_bytes:
+                    freed_bytes += await self._free(surplus_bytes + slack_bytes - freed_bytes)
         if freed_bytes < surplus_bytes and unwritten_bytes + unindexed_bytes:
             raise StoreFull("The KV store is full of blocks that are pinned or in use, or its disk of other files.")
+
+    async def _free(self, surplus_bytes: int) -> int:
+        choose = partial(choose_victims, await self.all_blocks(), surplus_bytes=surplus_bytes)
+        victims = await asyncio.to_thread(choose, now=self._clock())  # half a second for 100,000 blocks
+        removed = await self._remove(victims, is_eviction=True)
+        return sum(block.facts.size_bytes for block in removed)
 
     async def _surplus(self, unwritten_bytes: int, unindexed_bytes: int) -> int:
         stored_bytes = (await self.index.counts()).size_bytes + unindexed_bytes
