@@ -1,6 +1,7 @@
 """The commands `localcode cache ...`."""
 
 import asyncio
+import os
 import re
 from collections.abc import Callable
 from typing import Annotated, Final, Literal
@@ -25,7 +26,10 @@ from cli.config import load_configuration
 from cli.console import err, human_bytes, out, say
 from cli.errors import CommandError
 from cli.framework import Commands, ConfigOption, examples
+from cli.paths import state_directory
+from cli.running import find_running
 from localcode.cache.v1 import blocks_pb2 as pb
+from services.shared.keyring import KEY_FILE, KEY_VARIABLE, load_keyring, rotate_keys
 
 cache_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look into the KV store of the running server.")
 
@@ -155,6 +159,19 @@ def cache_verify(
     mark, text = findings_line(asyncio.run(ask()), repair=repair)
     say(mark, escape(text))
     raise typer.Exit(0 if mark == "ok" else 1)
+
+
+@cache_app.command("rotate-key", epilog=examples("localcode cache rotate-key"))
+def cache_rotate_key() -> None:
+    """Seal with a new key from the next start on; what is stored already can still be read."""
+    path = state_directory() / KEY_FILE
+    if os.environ.get(KEY_VARIABLE):
+        raise CommandError(f"{KEY_VARIABLE} holds the keys: put a new one in front of it, and a comma between them.")
+    if not path.exists():
+        raise CommandError(f"There is no key yet: {path} is made at the first start.")
+    rotate_keys(path)
+    running = " Restart the server to use it." if find_running() else ""
+    say("ok", f"A new key is in front of {len(load_keyring(path)) - 1} older ones.{running}")
 
 
 def parse_bytes(text: str) -> int:

@@ -15,6 +15,7 @@ from localcode.cache.v1.blocks_pb2_grpc import add_BlockStoreServiceServicer_to_
 from localcode.cache.v1.cache_pb2_grpc import add_CacheServiceServicer_to_server
 from services.cache.blobs import open_blobs
 from services.cache.block_index import BlockIndex, MemoryBlockIndex
+from services.cache.block_metrics import BlockMetrics
 from services.cache.block_servicer import BlockStoreServicer
 from services.cache.block_store import BlockStore, StoreLimits
 from services.cache.eviction import Budget, default_max_bytes
@@ -59,6 +60,7 @@ async def serve(settings: CacheSettings) -> None:
     """Serves until a stop signal."""
     health_service = HealthService()
     answers = Gauge("localcode_cache_store_answers", "Whether the store of the index answers (1) or is away (0).")
+    metrics = BlockMetrics()
     serve_metrics(settings.metrics_port)
     async with open_indexes(settings) as (index, block_index):
         store = open_store(settings, block_index)
@@ -69,9 +71,10 @@ async def serve(settings: CacheSettings) -> None:
 
         async with running_server(settings.listen, register, health_service=health_service) as address:
             await health_service.set_serving(True)
+            reconciling = keep_reconciled(store, every_seconds=settings.reconcile_seconds, show=metrics.show)
             tasks = (
                 asyncio.create_task(watch_store(index, health_service, answers)),
-                asyncio.create_task(keep_reconciled(store, every_seconds=settings.reconcile_seconds)),
+                asyncio.create_task(reconciling),
             )
             _log.info("cache_ready", address=address, backend=index.backend, storage=store.blobs.storage)
             await wait_for_stop_signal()

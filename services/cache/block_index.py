@@ -152,10 +152,9 @@ class MemoryBlockIndex:
         if facts.hash not in self._entries:
             self._entries[facts.hash] = _Entry(facts, now)
             insort(self._children, facts.parent + facts.hash)
-            self._count(
-                written_bytes=facts.size_bytes if is_written else 0,
-                written_token_count=facts.token_count if is_written else 0,
-            )
+            self._count(block_count=1, size_bytes=facts.size_bytes, token_count=facts.token_count)
+            if is_written:
+                self._count(written_bytes=facts.size_bytes, written_token_count=facts.token_count)
         return True
 
     async def get(self, hashes: Sequence[bytes]) -> list[StoredBlock]:
@@ -193,6 +192,7 @@ class MemoryBlockIndex:
         """Keeps known blocks from being removed, or no longer."""
         known = [self._entries[name] for name in hashes if name in self._entries]
         for entry in known:
+            self._count(pinned_count=is_pinned - entry.is_pinned)
             entry.is_pinned = is_pinned
         return len(known)
 
@@ -235,14 +235,7 @@ class MemoryBlockIndex:
 
     async def counts(self) -> BlockCounts:
         """Counts."""
-        entries = self._entries.values()
-        return replace(
-            self._counts,
-            block_count=len(entries),
-            size_bytes=sum(entry.facts.size_bytes for entry in entries),
-            token_count=sum(entry.facts.token_count for entry in entries),
-            pinned_count=sum(entry.is_pinned for entry in entries),
-        )
+        return self._counts
 
     def _stored(self, name: bytes) -> StoredBlock:
         entry = self._entries[name]
@@ -265,7 +258,9 @@ class MemoryBlockIndex:
         return sorted(found, key=lambda name: (-self._entries[name].used_at, name))[:MAX_NEXT]
 
     def _forget(self, facts: BlockFacts) -> None:
-        del self._entries[facts.hash]
+        entry = self._entries.pop(facts.hash)
+        self._count(block_count=-1, size_bytes=-facts.size_bytes, token_count=-facts.token_count)
+        self._count(pinned_count=-int(entry.is_pinned))
         self._children.remove(facts.parent + facts.hash)
 
     def _count(self, **added: int) -> None:

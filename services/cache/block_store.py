@@ -5,13 +5,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
 
 from services.cache.blobs import Blobs
 from services.cache.block_index import BlockFacts, BlockIndex, StoredBlock
-from services.cache.eviction import Budget, choose_idle, choose_victims
+from services.cache.eviction import Budget, choose_idle, choose_prunable, choose_victims
 from services.shared.errors import BlockBusy, BlockNotFound, InvalidRequest, StoreFull
 from services.shared.keyring import Keyring
 from services.shared.sealing import (
@@ -26,6 +27,7 @@ from services.shared.sealing import (
 
 PAGE_BLOCKS: Final = 1000
 _SLACK: Final = 20
+_ATTEMPTS: Final = 3
 _log = structlog.get_logger(__name__)
 
 
@@ -150,14 +152,8 @@ class BlockStore:
         async with self._evicting:
             blocks = await self.all_blocks()
             blocks = [block for block in blocks if fingerprint in (b"", block.facts.fingerprint)]
-            now, victims = self._clock(), []
-            if idle_seconds is not None:
-                victims = choose_idle(blocks, idle_seconds=idle_seconds, now=now)
-            if max_bytes is not None or idle_seconds is None:
-                gone = {victim.facts.hash for victim in victims}
-                left = [block for block in blocks if block.facts.hash not in gone]
-                surplus_bytes = sum(block.facts.size_bytes for block in left) - (max_bytes or 0)
-                victims += choose_victims(left, surplus_bytes=surplus_bytes, now=now)
+            choose = partial(choose_prunable, blocks, max_bytes=max_bytes, idle_seconds=idle_seconds)
+            victims = await asyncio.to_thread(choose, now=self._clock())
             return await self._remove(victims, is_eviction=False)
 
     async def evict(self) -> None:
@@ -165,9 +161,8 @@ class BlockStore:
         await self._make_room()
         if math.isfinite(self.limits.max_idle_seconds):
             async with self._evicting:
-                idle = choose_idle(
-                    await self.all_blocks(), idle_seconds=self.limits.max_idle_seconds, now=self._clock()
-                )
+                choose = partial(choose_idle, await self.all_blocks(), idle_seconds=self.limits.max_idle_seconds)
+                idle = await asyncio.to_thread(choose, now=self._clock())
                 await self._remove(idle, is_eviction=True)
 
     async def _make_room(self, *, unwritten_bytes: int = 0, unindexed_bytes: int = 0) -> None:
@@ -179,13 +174,18 @@ class BlockStore:
             if surplus_bytes == 0:
                 return
             slack_bytes = self.limits.budget.max_bytes // _SLACK  # so that not every write has to look through all
-            victims = choose_victims(
-                await self.all_blocks(), surplus_bytes=surplus_bytes + slack_bytes, now=self._clock()
-            )
-            removed = await self._remove(victims, is_eviction=True)
-        freed_bytes = sum(block.facts.size_bytes for block in removed)
+            freed_bytes = 0
+            for _attempt in range(_ATTEMPTS):  # a block may get a follower or a reader before it is claimed
+                if freed_bytes < surplus_bytes:
+                    freed_bytes += await self._free(surplus_bytes + slack_bytes - freed_bytes)
         if freed_bytes < surplus_bytes and unwritten_bytes + unindexed_bytes:
             raise StoreFull("The KV store is full of blocks that are pinned or in use, or its disk of other files.")
+
+    async def _free(self, surplus_bytes: int) -> int:
+        choose = partial(choose_victims, await self.all_blocks(), surplus_bytes=surplus_bytes)
+        victims = await asyncio.to_thread(choose, now=self._clock())  # half a second for 100,000 blocks
+        removed = await self._remove(victims, is_eviction=True)
+        return sum(block.facts.size_bytes for block in removed)
 
     async def _surplus(self, unwritten_bytes: int, unindexed_bytes: int) -> int:
         stored_bytes = (await self.index.counts()).size_bytes + unindexed_bytes

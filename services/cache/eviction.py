@@ -92,5 +92,18 @@ def choose_idle(blocks: Collection[StoredBlock], *, idle_seconds: float, now: fl
     return idle
 
 
+def choose_prunable(
+    blocks: Collection[StoredBlock], *, max_bytes: int | None, idle_seconds: float | None, now: float
+) -> list[StoredBlock]:
+    """Chooses what is idle for so long, then the least valuable until so many bytes are left; without limits, all."""
+    idle = [] if idle_seconds is None else choose_idle(blocks, idle_seconds=idle_seconds, now=now)
+    if max_bytes is None and idle_seconds is not None:
+        return idle
+    gone = {block.facts.hash for block in idle}
+    left = [block for block in blocks if block.facts.hash not in gone]
+    surplus_bytes = sum(block.facts.size_bytes for block in left) - (max_bytes or 0)
+    return idle + choose_victims(left, surplus_bytes=surplus_bytes, now=now)
+
+
 def _ranked(block: StoredBlock, now: float) -> tuple[float, float, bytes]:
     return value_per_byte(block, now), block.used_at, block.facts.hash

@@ -1,7 +1,7 @@
 """Compares blobs with the index, and puts right what a crash, a lost index or a failing disk left behind."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -62,7 +62,9 @@ async def reconcile(store: BlockStore) -> Findings:
     return findings
 
 
-async def keep_reconciled(store: BlockStore, *, every_seconds: float) -> None:
+async def keep_reconciled(
+    store: BlockStore, *, every_seconds: float, show: Callable[[BlockCounts], None] = lambda _counts: None
+) -> None:
     """Reconciles at once, then periodically, and soon after the index was away or has lost something."""
     last: BlockCounts | None = None
     waited_seconds = 0.0
@@ -72,6 +74,7 @@ async def keep_reconciled(store: BlockStore, *, every_seconds: float) -> None:
             if last is None or has_lost(last, counts) or waited_seconds >= every_seconds:
                 await reconcile(store)
                 counts, waited_seconds = await store.index.counts(), 0.0
+            show(counts)
             last = counts
         except (ServiceError, OSError) as error:
             if last is not None or not isinstance(error, StoreUnavailable):

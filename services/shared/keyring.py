@@ -55,11 +55,16 @@ def load_keyring(path: Path, configured: str = "") -> Keyring:
     """
     if configured.strip():
         return _parsed(configured.split(","), where=KEY_VARIABLE)
-    if not path.exists():
-        _make(path)
-    if path.stat().st_mode & 0o077:
+    try:
+        if not path.exists():
+            _make(path)
+        is_private = path.stat().st_mode & 0o077 == 0
+        text = path.read_text(encoding="ascii", errors="replace")
+    except OSError as error:
+        raise ConfigurationError(f"Can't use {path}: {error.strerror}. Or set {KEY_VARIABLE}.") from error
+    if not is_private:
         raise ConfigurationError(f"{path} may be read by others. Say: chmod 600 {path}")
-    return _parsed(path.read_text(encoding="ascii", errors="replace").splitlines(), where=str(path))
+    return _parsed(text.splitlines(), where=str(path))
 
 
 def rotate_keys(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 from collections.abc import AsyncIterator
@@ -23,7 +24,7 @@ from tests.fakes.block_store import FINGERPRINT, Plain, plain_chain, put_all
 from tests.fakes.processes import Process, running, until_serving
 
 pytestmark = pytest.mark.integration
-KILLS = 8
+KILLS = 4
 
 
 @asynccontextmanager
@@ -76,36 +77,66 @@ async def test_blocks_outlive_the_service_and_an_index_in_memory(tmp_path: Path)
             assert await process.terminate() == 0
 
 
-async def test_kills_while_blocks_are_written_leave_nothing_wrong(tmp_path: Path) -> None:
-    """A worker that writes is this process; the service and Valkey are killed at random moments."""
-    source = random.Random(7)
-    chains = [plain_chain(seed, 12) for seed in range(KILLS)]
-    saved: list[Plain] = []
+@pytest.mark.parametrize("victim", ["worker", "cache service", "Valkey"])
+async def test_kills_while_blocks_are_written_leave_nothing_wrong(tmp_path: Path, victim: str) -> None:
+    source = random.Random(victim)
+    stored: set[str] = set()
+    for seed in range(KILLS):
+        valkey = ValkeyServer(data_dir=tmp_path / "valkey", config={"appendonly": "yes"})
+        valkey.start()
+        try:
+            async with cache(tmp_path, LOCALCODE_CACHE_REDIS_URL=url_of(valkey)) as (service, address):
+                arguments = (address, str(tmp_path / "state" / KEY_FILE), str(seed))
+                async with running("tests.fakes.block_writer", *arguments) as writer:
+                    await writer.until("stored")
+                    await asyncio.sleep(source.uniform(0.0, 0.2))
+                    if victim == "Valkey":
+                        os.kill(pid_of(valkey), signal.SIGKILL)
+                    else:
+                        (writer if victim == "worker" else service).signal(signal.SIGKILL)
+                    await asyncio.sleep(0.05)
+                stored |= {event["hash"] for event in writer.events if event["event"] == "stored"}
+        finally:
+            valkey.stop()
+    assert len(stored) > KILLS
     with ValkeyServer(data_dir=tmp_path / "valkey", config={"appendonly": "yes"}) as valkey:
-        url = f"redis://127.0.0.1:{valkey.port}"
-        for chain in chains:
-            async with cache(tmp_path, LOCALCODE_CACHE_REDIS_URL=url) as (process, address):
-                async with client_of(tmp_path, address) as client:
-                    writing = asyncio.create_task(put_some(client, chain))
-                    await asyncio.sleep(source.uniform(0.0, 0.08))
-                    process.signal(signal.SIGKILL)
-                    saved += await writing
-                await process.wait()
-        async with cache(tmp_path, LOCALCODE_CACHE_REDIS_URL=url) as (_process, address):
-            found = await verified(address, repair=True)
-            assert found.damaged_count == 0
-            again = await verified(address)
-            assert (again.damaged_count, again.unindexed_count, again.missing_count) == (0, 0, 0)
+        async with cache(tmp_path, LOCALCODE_CACHE_REDIS_URL=url_of(valkey)) as (_service, address):
+            assert (await verified(address, repair=True)).damaged_count == 0
+            found = await verified(address)
+            assert (found.damaged_count, found.unindexed_count, found.missing_count) == (0, 0, 0)
+            assert found.checked_count >= len(stored)
             async with client_of(tmp_path, address) as client:
-                for block in saved:
-                    opened = await client.get(block.hash)
-                    assert opened is not None
-                    assert opened.state == block.state
-    assert saved
+                for block_hash in stored:
+                    assert await client.get(bytes.fromhex(block_hash)) is not None
 
 
-async def put_some(client: BlockClient, blocks: list[Plain]) -> list[Plain]:
-    return [block for block in blocks if await client.put(block.hash, block.header, block.state)]
+def url_of(valkey: ValkeyServer) -> str:
+    return f"redis://127.0.0.1:{valkey.port}"
+
+
+def pid_of(valkey: ValkeyServer) -> int:
+    with valkey.client() as client:
+        return int(client.info("server")["process_id"])
+
+
+async def test_no_prompt_can_be_read_in_what_is_on_the_disk(tmp_path: Path) -> None:
+    """Blobs, and the whole data directory of Redis, its append-only file and its dump."""
+    (block,) = plain_chain(1, 1)
+    sentinels = [block.header.tokens[start : start + 8] for start in range(0, 1024, 8)]
+    with ValkeyServer(data_dir=tmp_path / "valkey", config={"appendonly": "yes"}) as valkey:
+        async with (
+            cache(tmp_path, LOCALCODE_CACHE_REDIS_URL=url_of(valkey)) as (_process, address),
+            client_of(tmp_path, address) as client,
+        ):
+            await put_all(client, [block])
+            await client.lookup([block.hash])
+            with valkey.client() as redis:
+                redis.save()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]  # noqa: ASYNC240
+    at_rest = [path.read_bytes() for path in files]
+    assert any(block.hash in data for data in at_rest)
+    assert any(path.suffix == ".rdb" for path in files)
+    assert not [sentinel for sentinel in sentinels for data in at_rest if sentinel in data]
 
 
 async def test_a_redis_that_was_emptied_or_restarted_empty_gets_its_index_back(tmp_path: Path) -> None:

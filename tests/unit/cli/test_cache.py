@@ -1,9 +1,14 @@
+from pathlib import Path
+
 import pytest
+from typer.testing import CliRunner
 
 from cli.cache import as_plain, findings_line
 from cli.cache_commands import parse_bytes, parse_seconds
 from cli.errors import CommandError
+from cli.main import app
 from localcode.cache.v1 import blocks_pb2 as pb
+from services.shared.keyring import KEY_FILE, load_keyring
 
 
 @pytest.mark.parametrize(
@@ -22,6 +27,19 @@ def test_times_have_a_unit(text: str, seconds: int) -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(CommandError):
         parse_seconds(text)
+
+
+def test_a_new_key_is_put_in_front_of_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCALCODE_STATE_DIR", str(tmp_path))
+    assert CliRunner().invoke(app, ["cache", "rotate-key"]).exit_code == 1
+    old = load_keyring(tmp_path / KEY_FILE)
+    answer = CliRunner().invoke(app, ["cache", "rotate-key"])
+    assert "in front of 1 older ones" in answer.output
+    new = load_keyring(tmp_path / KEY_FILE)
+    assert new.cipher(old.sealing_key_id) is not None
+    assert new.sealing_key_id != old.sealing_key_id
+    monkeypatch.setenv("LOCALCODE_KV_KEY", "x")
+    assert "LOCALCODE_KV_KEY" in CliRunner().invoke(app, ["cache", "rotate-key"]).output
 
 
 def test_hashes_are_shown_as_hexadecimal_digits() -> None:

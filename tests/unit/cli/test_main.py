@@ -25,6 +25,7 @@ COMMANDS = [
     ["cache", "pin"],
     ["cache", "prune"],
     ["cache", "verify"],
+    ["cache", "rotate-key"],
 ]
 MODELS = {
     "data": [

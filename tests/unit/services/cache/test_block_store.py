@@ -179,6 +179,16 @@ async def test_blocks_of_no_use_for_too_long_go(tmp_path: Path) -> None:
     assert await stored(store, blocks) == []
 
 
+async def test_ten_conversations_over_one_prompt_store_it_once(store: BlockStore) -> None:
+    prompt = plain_chain(0, 28, role=BlockRole.SYSTEM)
+    tails = [plain_chain(seed, 1, parent=prompt[-1].hash, token_count=99)[0] for seed in range(1, 11)]
+    for tail in tails:
+        await put_all(store, [*prompt, tail])
+    counts = await store.index.counts()
+    assert counts.block_count == 38
+    assert counts.size_bytes == counts.written_bytes == 28 * SEALED_BYTES + sum(len(tail.sealed()) for tail in tails)
+
+
 async def test_a_block_is_not_stored_while_it_is_being_deleted(store: BlockStore) -> None:
     (block,) = plain_chain(1, 1)
     await put_all(store, [block])

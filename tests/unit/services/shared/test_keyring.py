@@ -49,6 +49,11 @@ def test_a_key_file_that_others_may_read_is_refused_with_the_remedy(tmp_path: Pa
         load_keyring(path)
 
 
+def test_a_place_where_no_key_can_be_made_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"/dev/null/kv\.key.*LOCALCODE_KV_KEY"):
+        load_keyring(Path("/dev/null/kv.key"))
+
+
 def test_an_empty_key_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "kv.key"
     path.touch(mode=0o600)
