@@ -32,7 +32,10 @@ async def serve(settings: RouterSettings, configured: tuple[Model, ...]) -> None
         cache = CacheServiceStub(channel)
         lineages = Lineages(cache)
         workers = WorkerDirectory(cache)
-        forwarder = Forwarder(workers, lineages, metrics, worker_wait_seconds=settings.worker_wait_seconds)
+        forwarder = Forwarder(
+            workers, lineages, metrics, worker_wait_seconds=settings.worker_wait_seconds,
+            resume_wait_seconds=settings.resume_wait_seconds,
+        )  # fmt: skip
         servicer = RouterServicer(settings, configured, workers, forwarder, metrics)
 
         def register(server: Server) -> None:

@@ -1,5 +1,6 @@
 """gRPC of the router: names class and model of a request, and forwards it."""
 
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -87,6 +88,7 @@ class RouterServicer(InferenceServiceServicer, RouterServiceServicer):
                 router_pb2.ClassCount(request_class=name, count=count)
                 for name, count in sorted(self._class_counts.items())
             ],
+            migration_count=self._forwarder.migration_count,
         )
 
     async def _prepare(self, request: pb.GenerateRequest, context: Any) -> Trip:
@@ -105,13 +107,13 @@ class RouterServicer(InferenceServiceServicer, RouterServiceServicer):
             request_id=request.request_id,
             hashes=hashes,
             is_continuation=continues_conversation(request.chat),
-            timeout_seconds=context.time_remaining(),
+            deadline=_deadline(context.time_remaining()),
         )
 
     async def _call(self, method: str, request: Any, context: Any) -> Any:
         request.model = await self._model(request.model, "")
         timeout_seconds = context.time_remaining() or CALL_TIMEOUT_SECONDS
-        return await self._forwarder.call(Trip(request.model, timeout_seconds=timeout_seconds), method, request)
+        return await self._forwarder.call(Trip(request.model, deadline=_deadline(timeout_seconds)), method, request)
 
     async def _model(self, requested: str, request_class: str) -> str:
         """Names the model; one that is not known yet may be in the first list of workers."""
@@ -137,3 +139,7 @@ class RouterServicer(InferenceServiceServicer, RouterServiceServicer):
             return default_model(self._known(), self._defaults)
         except ServiceError:
             return ""
+
+
+def _deadline(seconds: float | None) -> float | None:
+    return None if seconds is None else time.monotonic() + seconds

@@ -27,6 +27,8 @@ class RouterSettings(ServiceSettings):
     """Models of such requests by their class, such as `{title = "small"}`; used while a worker runs them."""
     worker_wait_seconds: float = Field(default=20.0, ge=0, le=600)
     """How long a request waits for a worker of a known model to appear."""
+    resume_wait_seconds: float = Field(default=60.0, ge=0, le=600)
+    """How long an answer that lost its worker waits for another one that goes on with it."""
     title_prefixes: tuple[str, ...] = ("You are a title generator.",)
     """How the system prompt of a request for a session's title begins."""
     compaction_prefixes: tuple[str, ...] = ("You are a context summarization agent.",)

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Final
 
 import llama_cpp
@@ -50,6 +51,8 @@ class Sampler:
         self._grammar = _grammar(model, options.grammar) if options.grammar else None
         self._chain = None if options.is_plain_greedy else _chain(model, options)
         self._has_own_grammar = bool(options.grammar)
+        self._seed = options.seed if options.temperature > 0 else None
+        self._draw_count = 0
 
     def close(self) -> None:
         """Frees the samplers."""
@@ -74,6 +77,7 @@ class Sampler:
             llama_cpp.llama_sampler_accept(self._chain, token)
         if self._grammar:
             self._accept_in_grammar(token)
+        self._draw_count += 1
 
     @property
     def is_constrained(self) -> bool:
@@ -118,6 +122,8 @@ class Sampler:
             llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
         if self._chain is None:
             return int(candidates["id"][candidates["logit"].argmax()])
+        if self._seed is not None:
+            _reseed(self._chain, draw_seed(self._seed, self._draw_count, is_second=with_grammar))
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(array.data[array.selected].id)
 
@@ -185,6 +191,22 @@ def _samplers(model: LlamaModel, options: SamplingOptions) -> list[_Handle]:
     samplers.append(llama_cpp.llama_sampler_init_temp(options.temperature))
     seed = _RANDOM_SEED if options.seed is None else options.seed
     return [*samplers, llama_cpp.llama_sampler_init_dist(seed)]
+
+
+def draw_seed(seed: int, position: int, *, is_second: bool) -> int:
+    """The seed of one draw, from a request's seed and the tokens it has.
+
+    With it the choice at a position does not depend on how many draws this process made before: an answer that goes on
+    in another process, or is drawn again under a grammar, continues as it would have without.
+    """
+    drawn = sha256(f"{seed},{position},{is_second:d}".encode()).digest()
+    return int.from_bytes(drawn[:4], "little") % _RANDOM_SEED
+
+
+def _reseed(chain: _Handle, seed: int) -> None:
+    last = llama_cpp.llama_sampler_chain_n(chain) - 1
+    llama_cpp.llama_sampler_free(llama_cpp.llama_sampler_chain_remove(chain, last))
+    llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_dist(seed))
 
 
 def _grammar(model: LlamaModel, grammar: str) -> _Handle:

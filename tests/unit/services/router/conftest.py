@@ -60,8 +60,11 @@ class Rig:
         self.lineages = Lineages(self.cache)
         self.forwarder = self.make_forwarder()
 
-    def make_forwarder(self, *, worker_wait_seconds: float = 5) -> Forwarder:
-        return Forwarder(self.directory, self.lineages, self.metrics, worker_wait_seconds=worker_wait_seconds)
+    def make_forwarder(self, *, worker_wait_seconds: float = 5, resume_wait_seconds: float = 5) -> Forwarder:
+        return Forwarder(
+            self.directory, self.lineages, self.metrics, worker_wait_seconds=worker_wait_seconds,
+            resume_wait_seconds=resume_wait_seconds,
+        )  # fmt: skip
 
     async def start_worker(self, worker_id: str, *, model: str = "coder", slots: int = 4) -> FakeInferenceService:
         service = FakeInferenceService()

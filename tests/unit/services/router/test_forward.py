@@ -135,7 +135,63 @@ async def test_a_stream_without_finish_is_tried_elsewhere_and_admitted_once(
     assert len(broken.requests) == 1
 
 
-async def test_a_stream_without_finish_behind_a_delta_is_an_error(rig: Any, request_: pb.GenerateRequest) -> None:
+async def test_an_answer_that_breaks_off_is_continued_by_another_worker(rig: Any, request_: pb.GenerateRequest) -> None:
+    broken = await rig.start_worker("a")
+    other = await rig.start_worker("b")
+    broken.script = crash(admitted(), content("Hel", token_ids=[1]), content("lo", token_ids=[2]))
+    other.script = lambda _: [admitted(), content("Hello", token_ids=[1, 2]), content("!", token_ids=[3]), finish()]
+    await rig.until_healthy("a", "b")
+    events = await collect(rig, request_)
+    assert kinds(events) == ["admitted", "delta", "delta", "delta", "finish"]
+    assert "".join(event.delta.content for event in events) == "Hello!"
+    assert list(other.requests[0].resume_tokens) == [1, 2]
+    assert count(rig, "localcode_router_migrations_total", model="coder") == 1
+
+
+async def test_an_answer_that_breaks_off_waits_for_a_worker_that_restarts(
+    rig: Any, request_: pb.GenerateRequest
+) -> None:
+    broken = await rig.start_worker("a")
+    broken.script = crash(admitted(), content("x", token_ids=[1]))
+    await rig.until_healthy("a")
+    answer = asyncio.create_task(collect(rig, request_))
+    await until(lambda: broken.requests)
+    broken.script = lambda _: [admitted(), content("xy", token_ids=[1, 2]), finish()]
+    assert "".join(event.delta.content for event in await answer) == "xy"
+
+
+async def test_an_answer_that_nobody_continues_ends_in_an_error(rig: Any, request_: pb.GenerateRequest) -> None:
+    rig.forwarder = rig.make_forwarder(resume_wait_seconds=0.2)
+    broken = await rig.start_worker("a")
+    broken.script = crash(admitted(), content("x", token_ids=[1]))
+    await rig.until_healthy("a")
+    answer = asyncio.create_task(collect(rig, request_))
+    await until(lambda: broken.requests)
+    rig.unlist("a")
+    await rig.stop_worker("a")
+    with pytest.raises(WorkerLost):
+        await answer
+
+
+async def test_an_answer_that_has_begun_waits_for_a_place_at_a_full_worker(
+    rig: Any, request_: pb.GenerateRequest
+) -> None:
+    broken = await rig.start_worker("a")
+    full = await rig.start_worker("b")
+    broken.script = crash(admitted(), content("x", token_ids=[1]))
+    full.script = lambda _: (
+        [Overloaded("full")] if len(full.requests) == 1 else [admitted(), content("xy", token_ids=[1, 2]), finish()]
+    )
+    await rig.until_healthy("a", "b")
+    answer = asyncio.create_task(collect(rig, request_))
+    await until(lambda: broken.requests)
+    rig.unlist("a")
+    await rig.stop_worker("a")
+    assert "".join(event.delta.content for event in await answer) == "xy"
+    assert len(full.requests) == 2
+
+
+async def test_an_answer_of_a_remote_model_that_breaks_off_is_an_error(rig: Any, request_: pb.GenerateRequest) -> None:
     broken = await rig.start_worker("a")
     other = await rig.start_worker("b")
     broken.script = crash(admitted(), content("x"))
