@@ -5,6 +5,7 @@ from typing import Any, Final
 import orjson
 from starlette.datastructures import Headers
 
+from edge.auth import key_id
 from edge.messages import to_messages
 from edge.openai import ChatCompletionRequest, NamedToolChoice, Tool
 from localcode.inference.v1 import inference_pb2 as pb
@@ -50,6 +51,7 @@ def to_request_context(headers: Headers, chat: ChatCompletionRequest) -> pb.Requ
         session_id=session_id[:_MAX_NAME_LENGTH],
         parent_session_id=headers.get("x-parent-session-id", "")[:_MAX_NAME_LENGTH],
         user_agent=headers.get("user-agent", "")[:_MAX_NAME_LENGTH],
+        key_id=key_id(headers),
     )
 
 

@@ -9,7 +9,9 @@ from grpc.aio import Server
 from localcode.cache.v1.cache_pb2_grpc import CacheServiceStub
 from localcode.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from localcode.router.v1.router_pb2_grpc import add_RouterServiceServicer_to_server
+from services.router.flights import Flights
 from services.router.forward import Forwarder
+from services.router.gate import Gate
 from services.router.lineages import Lineages
 from services.router.metrics import RouterMetrics
 from services.router.models import Model, configured_models
@@ -32,23 +34,27 @@ async def serve(settings: RouterSettings, configured: tuple[Model, ...]) -> None
         cache = CacheServiceStub(channel)
         lineages = Lineages(cache)
         workers = WorkerDirectory(cache)
+        gate = Gate(workers, queue_size=settings.queue_size)
         forwarder = Forwarder(
-            workers, lineages, metrics, worker_wait_seconds=settings.worker_wait_seconds,
+            workers, gate, lineages, metrics, worker_wait_seconds=settings.worker_wait_seconds,
             resume_wait_seconds=settings.resume_wait_seconds,
         )  # fmt: skip
-        servicer = RouterServicer(settings, configured, workers, forwarder, metrics)
+        flights = Flights(rejoin_seconds=settings.rejoin_seconds)
+        gate.make_room = flights.make_room
+        servicer = RouterServicer(settings, configured, workers, gate, forwarder, flights, metrics)
 
         def register(server: Server) -> None:
             add_InferenceServiceServicer_to_server(servicer, server)
             add_RouterServiceServicer_to_server(servicer, server)
 
-        async with (
-            workers.watching(),
-            running_server(settings.listen, register, health_service=health_service) as address,
-        ):
-            await health_service.set_serving(True)
-            _log.info("router_ready", address=address, models=[model.name for model in configured])
-            await wait_for_stop_signal()
+        async with workers.watching():
+            async with running_server(
+                settings.listen, register, health_service=health_service, stop_grace_seconds=settings.drain_seconds
+            ) as address:
+                await health_service.set_serving(True)
+                _log.info("router_ready", address=address, models=[model.name for model in configured])
+                await wait_for_stop_signal()
+            await flights.aclose()
         await lineages.close()
 
 

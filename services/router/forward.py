@@ -1,6 +1,7 @@
 """Sends a request to a worker and its answer back. A worker that is lost is replaced: unseen before the first token, as
 a pause behind it, for the next one continues the answer."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -10,9 +11,10 @@ import grpc
 import structlog
 
 from localcode.inference.v1 import inference_pb2 as pb
+from services.router.gate import Gate, Ticket
 from services.router.lineages import Lineages
 from services.router.metrics import RouterMetrics
-from services.router.placement import choose
+from services.router.placement import Need, ranked
 from services.router.trip import Failure, Trip, judge
 from services.router.worker import RoutedWorker
 from services.router.workers import WorkerDirectory
@@ -30,29 +32,29 @@ class Forwarder:
     """Carries requests to workers."""
 
     def __init__(
-        self, workers: WorkerDirectory, lineages: Lineages, metrics: RouterMetrics, *, worker_wait_seconds: float,
-        resume_wait_seconds: float = 60.0,
+        self, workers: WorkerDirectory, gate: Gate, lineages: Lineages, metrics: RouterMetrics, *,
+        worker_wait_seconds: float, resume_wait_seconds: float = 60.0,
     ) -> None:  # fmt: skip
         self._workers = workers
+        self._gate = gate
         self._lineages = lineages
         self._metrics = metrics
         self._worker_wait_seconds = worker_wait_seconds
         self._resume_wait_seconds = resume_wait_seconds
-        self._choice_count = 0
         self.migration_count = 0
 
     async def generate(self, trip: Trip, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse]:
-        """Streams the answer. Cancelling the trip cancels the worker's call."""
+        """Streams the answer. Leaving it cancels the worker's call."""
+        await self._look_up(trip)
         while not trip.is_finished:
-            while (worker := await self._choose(trip)) is None:
-                await self._wait(trip)
-                if trip.is_admitted:
-                    yield _LOADING
+            with self._gate.waiting(trip) as ticket:
+                while (worker := await self._next_worker(trip, ticket)) is None:
+                    yield self._progress(trip, ticket)
             with self._attempt(trip, worker):
-                call = trip.call = worker.stub.Generate(trip.begin_attempt(request), timeout=trip.timeout_seconds)
+                call = worker.stub.Generate(trip.begin_attempt(request), timeout=trip.timeout_seconds)
                 try:
                     async for event in call:
-                        if (passed := trip.passed(event)) is not None:
+                        if (passed := self._passed(trip, worker, event)) is not None:
                             yield passed
                     if not trip.is_finished:
                         self._lost(trip, worker, "ended its answer without a finish")
@@ -60,65 +62,80 @@ class Forwarder:
                     self._failed(trip, worker, error)
                 finally:
                     call.cancel()
-            if trip.is_finished:
-                self._lineages.record(worker.worker_id, trip.hashes, prompt_token_count=trip.prompt_token_count)
 
     async def call(self, trip: Trip, method: str, request: Any) -> Any:
-        """Answers a call with a single response."""
+        """Answers a call with a single response, which needs no slot."""
         while True:
-            while (worker := await self._choose(trip)) is None:
-                await self._wait(trip)
-            with self._attempt(trip, worker):
-                trip.attempt_count += 1
-                try:
-                    return await getattr(worker.stub, method)(request, timeout=trip.timeout_seconds)
-                except grpc.aio.AioRpcError as error:
-                    self._failed(trip, worker, error)
+            while not (candidates := self._gate.candidates(trip)):
+                self._check_wait(trip)
+                await self._workers.wait_for_change(PROGRESS_SECONDS)
+            best = ranked([worker.candidate(trip) for worker in candidates.values()], Need())[0]
+            worker = candidates[best.worker_id]
+            try:
+                return await getattr(worker.stub, method)(request, timeout=trip.timeout_seconds)
+            except grpc.aio.AioRpcError as error:
+                self._failed(trip, worker, error)
 
-    async def _choose(self, trip: Trip) -> RoutedWorker | None:
-        knowing = await self._knowing(trip)
-        workers = {
-            worker.worker_id: worker
-            for worker in self._workers.live(trip.model)
-            if worker.worker_id not in trip.refusals
-        }
-        candidates = [worker.candidate(trip.model) for worker in workers.values()]
-        chosen = choose(candidates, knows_conversation=knowing)
-        if chosen is None:
-            return None
-        self._choice_count += 1
-        workers[chosen].last_chosen = self._choice_count
-        return workers[chosen]
+    async def _look_up(self, trip: Trip) -> None:
+        """Asks who knows the conversation, where there is a choice and this router has not seen it itself."""
+        live = self._workers.live(trip.model)
+        if len(live) < 2 or not (trip.is_continuation and self._workers.is_cache_reachable):
+            return
+        if not any(worker.knows_more_than_the_root(trip) for worker in live):
+            trip.matched_elsewhere = await self._lineages.knowing(trip.hashes)
 
-    async def _knowing(self, trip: Trip) -> "list[str] | tuple[str, ...]":
-        has_choice = len(self._workers.live(trip.model)) > 1
-        if not (has_choice and trip.is_continuation and self._workers.is_cache_reachable):
-            return ()
-        return tuple(await self._lineages.knowing(trip.hashes))
+    async def _next_worker(self, trip: Trip, ticket: Ticket) -> RoutedWorker | None:
+        """Waits for a moment to be let through; raises when there is nothing left to wait for."""
+        if not ticket.passed.done():
+            if not self._gate.candidates(trip):
+                self._check_wait(trip)
+            await asyncio.wait({ticket.passed}, timeout=PROGRESS_SECONDS)
+            self._gate.dispatch(trip.model)  # what other routers' requests leave free shows in reports alone
+        return ticket.passed.result() if ticket.passed.done() else None
 
-    async def _wait(self, trip: Trip) -> None:
-        """Waits for a worker to appear, for a moment; raises when there is nothing left to wait for."""
+    def _check_wait(self, trip: Trip) -> None:
+        """Raises when no worker is left, or none came for too long."""
         if trip.refusals and not trip.has_delta:
             raise next(iter(trip.refusals.values()))
         trip.refusals.clear()  # an answer that has begun waits for a place at any worker
+        if self._workers.live(trip.model):
+            return
         now = time.monotonic()
         if trip.waiting_since is None:
             trip.waiting_since = now
-        limit = self._resume_wait_seconds if trip.has_delta else self._worker_wait_seconds
-        remaining = trip.waiting_since + limit - now
-        if remaining <= 0:
+        if now - trip.waiting_since >= (self._resume_wait_seconds if trip.has_delta else self._worker_wait_seconds):
             raise _nobody(trip)
-        await self._workers.wait_for_change(min(remaining, PROGRESS_SECONDS))
+
+    def _progress(self, trip: Trip, ticket: Ticket) -> pb.GenerateResponse:
+        if not self._workers.live(trip.model):
+            return _LOADING
+        position = self._gate.position(ticket)
+        return pb.GenerateResponse(progress=pb.Progress(phase=pb.PHASE_QUEUED, queue_position=position))
+
+    def _passed(self, trip: Trip, worker: RoutedWorker, event: pb.GenerateResponse) -> pb.GenerateResponse | None:
+        """Notes an event in the books of worker, model and key, and returns what of it the client gets to see."""
+        if event.HasField("delta"):
+            worker.note_prefilled(trip)
+        elif event.HasField("admitted"):
+            self._gate.statistics[trip.model].observe_prompt(trip.character_count, event.admitted.prompt_token_count)
+        passed = trip.passed(event)
+        if trip.is_finished and passed is not None:
+            self._lineages.record(worker.worker_id, trip.hashes, prompt_token_count=trip.prompt_token_count)
+            self._gate.note_finish(trip, event.finish.usage)
+        return passed
 
     @contextmanager
     def _attempt(self, trip: Trip, worker: RoutedWorker) -> Iterator[None]:
-        waited = 0.0 if trip.waiting_since is None else time.monotonic() - trip.waiting_since
-        self._metrics.worker_wait_seconds.labels(trip.model).observe(waited)
+        started = trip.attempt_started_at = time.monotonic()
+        self._metrics.worker_wait_seconds.labels(trip.model).observe(started - trip.arrived_at)
         if trip.attempt_count:
             self._metrics.retries.labels(trip.model).inc()
         _log.debug("request_sent", request_id=trip.request_id, worker_id=worker.worker_id, attempt=trip.attempt_count)
-        with worker.open_request(), self._metrics.open_requests.labels(trip.model).track_inprogress():
-            yield
+        try:
+            with self._metrics.open_requests.labels(trip.model).track_inprogress():
+                yield
+        finally:
+            self._gate.release(trip, worker)
 
     def _failed(self, trip: Trip, worker: RoutedWorker, error: grpc.aio.AioRpcError) -> None:
         """Returns if the request may be tried again, else raises what the client is told."""

@@ -14,11 +14,14 @@ from localcode.router.v1 import router_pb2
 from localcode.router.v1.router_pb2_grpc import RouterServiceServicer
 from services.router.classify import class_name, classify
 from services.router.describe import Describer
+from services.router.flights import Flight, Flights, flight_key
 from services.router.forward import RETRY_AFTER_SECONDS, Forwarder
+from services.router.gate import Gate
 from services.router.lineages import continues_conversation
 from services.router.metrics import RouterMetrics
 from services.router.models import Model, default_model, merge, resolve
 from services.router.settings import RouterSettings
+from services.router.sizes import prefix_sizes
 from services.router.trip import Trip
 from services.router.workers import WorkerDirectory
 from services.shared.errors import ModelNotFound, NoWorker, ServiceError
@@ -32,26 +35,43 @@ class RouterServicer(InferenceServiceServicer, RouterServiceServicer):
     """Serves the models of all workers as one."""
 
     def __init__(
-        self, settings: RouterSettings, configured: tuple[Model, ...], workers: WorkerDirectory, forwarder: Forwarder,
-        metrics: RouterMetrics,
+        self, settings: RouterSettings, configured: tuple[Model, ...], workers: WorkerDirectory, gate: Gate,
+        forwarder: Forwarder, flights: Flights, metrics: RouterMetrics,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._defaults = settings.defaults
         self._rules = settings.class_rules
         self._configured = configured
         self._workers = workers
+        self._gate = gate
         self._forwarder = forwarder
+        self._flights = flights
         self._metrics = metrics
         self._describer = Describer()
         self._class_counts: Counter[str] = Counter()
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncGenerator[pb.GenerateResponse]:
-        """Streams the answer of a worker; cancelling the call cancels the worker's."""
+        """Streams the answer of a worker; cancelling the call ends it, at once or when nobody comes back for it."""
+        flight, is_complete = await self._flight(request, context), False
+        context.add_done_callback(  # also where the stream is not being read at the moment
+            lambda *_: self._flights.leave(flight, is_complete=is_complete)
+        )
+        try:
+            async with aclosing(flight.read()) as events:
+                async for event in events:
+                    is_complete = event.HasField("finish")
+                    yield event
+        finally:
+            self._flights.leave(flight, is_complete=is_complete or flight.has_failed)
+
+    async def _flight(self, request: pb.GenerateRequest, context: Any) -> Flight:
+        """Finds the answer that this request began before its client was cut off, or begins one."""
+        key = flight_key(request)
+        if key and (flight := self._flights.rejoin(key)) is not None:
+            _log.info("request_rejoined", request_id=request.request_id)
+            return flight
         trip = await self._prepare(request, context)
-        context.add_done_callback(trip.cancel)  # also where the stream is not being read at the moment
-        async with aclosing(self._forwarder.generate(trip, request)) as events:
-            async for event in events:
-                yield event
+        return self._flights.start(request, key, self._forwarder.generate(trip, request))
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:
         """Describes the models of all workers, the default first."""
@@ -89,6 +109,10 @@ class RouterServicer(InferenceServiceServicer, RouterServiceServicer):
                 for name, count in sorted(self._class_counts.items())
             ],
             migration_count=self._forwarder.migration_count,
+            queues=[
+                router_pb2.QueueStatus(model=model, waiting_count=count)
+                for model, count in sorted(self._gate.waiting_counts().items())
+            ],
         )
 
     async def _prepare(self, request: pb.GenerateRequest, context: Any) -> Trip:
@@ -102,10 +126,17 @@ class RouterServicer(InferenceServiceServicer, RouterServiceServicer):
         self._class_counts[name] += 1
         self._metrics.requests.labels(name, model).inc()
         _log.info("request_routed", request_id=request.request_id, request_class=name, model=model)
+        sizes = prefix_sizes(request)
+        statistics = self._gate.statistics[model]
         return Trip(
             model=model,
             request_id=request.request_id,
+            request_class=request_class,
+            key_id=request.context.key_id,
+            group=request.context.parent_session_id,
             hashes=hashes,
+            token_counts=[statistics.token_count(size) for size in sizes],
+            character_count=sizes[-1],
             is_continuation=continues_conversation(request.chat),
             deadline=_deadline(context.time_remaining()),
         )

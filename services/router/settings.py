@@ -27,8 +27,15 @@ class RouterSettings(ServiceSettings):
     """Models of such requests by their class, such as `{title = "small"}`; used while a worker runs them."""
     worker_wait_seconds: float = Field(default=20.0, ge=0, le=600)
     """How long a request waits for a worker of a known model to appear."""
+    queue_size: int = Field(default=64, ge=0, le=10_000)
+    """Requests of one model that may wait for a slot; more are refused."""
     resume_wait_seconds: float = Field(default=60.0, ge=0, le=600)
     """How long an answer that lost its worker waits for another one that goes on with it."""
+    rejoin_seconds: float = Field(default=5.0, ge=0, le=300)
+    """How long an answer goes on whose client was cut off, for the client to come back to. It ends at once where
+    another request needs its slot, or its session asks for something else."""
+    drain_seconds: float = Field(default=5.0, ge=0, le=3600)
+    """How long streams may go on after a stop signal; then they break, and the edge goes on with them elsewhere."""
     title_prefixes: tuple[str, ...] = ("You are a title generator.",)
     """How the system prompt of a request for a session's title begins."""
     compaction_prefixes: tuple[str, ...] = ("You are a context summarization agent.",)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from grpc import StatusCode
@@ -46,8 +46,20 @@ class Trip:
 
     model: str
     request_id: str = ""
+    request_class: "pb.RequestClass.ValueType" = pb.REQUEST_CLASS_CHAT
+    key_id: str = ""
+    group: str = ""
+    """The session whose subagents belong together, or empty."""
     hashes: Sequence[bytes] = ()
+    token_counts: Sequence[int] = ()
+    """Estimated prompt tokens up to each hash."""
     is_continuation: bool = False
+    matched_elsewhere: dict[str, int] = field(default_factory=dict)
+    """How many of the hashes a worker knows, by worker, as the cache service remembers."""
+    character_count: int = 0
+    charged_token_count: int = 0
+    arrived_at: float = field(default_factory=time.monotonic)
+    attempt_started_at: float = 0.0
     deadline: float | None = None
     """When the client stops waiting, in seconds of the monotonic clock."""
     attempt_count: int = 0
@@ -59,7 +71,6 @@ class Trip:
     is_finished: bool = False
     prompt_token_count: int = 0
     delivered: Delivered = field(default_factory=Delivered)
-    call: Any = None
 
     @property
     def has_delta(self) -> bool:
@@ -67,14 +78,19 @@ class Trip:
         return self.delivered.has_text
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the answer began at a worker that was lost."""
+        return self.has_delta
+
+    @property
+    def prompt_token_estimate(self) -> int:
+        """Tokens in the prompt: counted where known, else estimated from its length."""
+        return self.prompt_token_count or (self.token_counts[-1] if self.token_counts else 0)
+
+    @property
     def timeout_seconds(self) -> float | None:
         """How long the client still waits."""
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
-
-    def cancel(self, *_: object) -> None:
-        """Cancels the worker's call, if one is open."""
-        if self.call is not None:
-            self.call.cancel()
 
     def begin_attempt(self, request: pb.GenerateRequest) -> pb.GenerateRequest:
         """Returns what the next worker is asked: the request, continued behind what the client has."""

@@ -56,6 +56,8 @@ class WorkerDirectory:
         self._seen_models: tuple[Model, ...] = ()
         self._failed_poll_count = 0
         self.is_cache_reachable = False
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a worker began to answer."""
 
     @property
     def workers(self) -> list[RoutedWorker]:
@@ -177,6 +179,7 @@ class WorkerDirectory:
         _log.info("worker_left", worker_id=worker.worker_id)
 
     def _recovered(self) -> None:
+        self.on_change()
         self._changed.set()
         self._changed = asyncio.Event()
 

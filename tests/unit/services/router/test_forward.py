@@ -22,6 +22,10 @@ async def collect(rig: Any, request: pb.GenerateRequest, trip: Trip | None = Non
     return events
 
 
+def conversation() -> Trip:
+    return Trip("coder", hashes=HASHES, token_counts=[5000, 5100, 5200, 5300], is_continuation=True)
+
+
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110
@@ -62,9 +66,9 @@ async def test_requests_in_a_row_are_spread_over_idle_workers(rig: Any, request_
 async def test_a_busy_worker_is_avoided(rig: Any, request_: pb.GenerateRequest) -> None:
     services = {"a": await rig.start_worker("a"), "b": await rig.start_worker("b")}
     await rig.until_healthy("a", "b")
-    with rig.directory.workers[0].open_request():
-        for _ in range(3):
-            await collect(rig, request_)
+    rig.directory.workers[0].open_request(Trip("coder"))
+    for _ in range(3):
+        await collect(rig, request_)
     assert len(services["b"].requests) == 3
 
 
@@ -75,17 +79,20 @@ async def test_a_continued_conversation_goes_to_the_worker_that_knows_it(
     await rig.until_healthy("a", "b")
     rig.cache.match = cache_pb2.LookupLineageResponse(matched_count=2, worker_ids=["b"])
     for _ in range(3):
-        await collect(rig, request_, Trip("coder", hashes=HASHES, is_continuation=True))
+        await collect(rig, request_, conversation())
     assert [len(service.requests) for service in services] == [0, 3]
     assert list(rig.cache.lookups[0].hashes) == HASHES
 
 
-async def test_a_shared_system_prompt_alone_binds_nobody(rig: Any, request_: pb.GenerateRequest) -> None:
+async def test_a_shared_system_prompt_that_costs_nothing_to_compute_binds_nobody(
+    rig: Any, request_: pb.GenerateRequest
+) -> None:
     services = [await rig.start_worker("a"), await rig.start_worker("b")]
     await rig.until_healthy("a", "b")
     rig.cache.match = cache_pb2.LookupLineageResponse(matched_count=1, worker_ids=["b"])
-    for _ in range(2):
-        await collect(rig, request_, Trip("coder", hashes=HASHES, is_continuation=True))
+    for number in range(2):
+        hashes = [HASHES[0], bytes([100 + number]) * 32]
+        await collect(rig, request_, Trip("coder", hashes=hashes, token_counts=[4, 9], is_continuation=True))
     assert [len(service.requests) for service in services] == [1, 1]
 
 
@@ -110,7 +117,7 @@ async def test_a_cache_service_that_is_away_does_not_hurt(rig: Any, request_: pb
         await rig.start_worker(worker_id)
     await rig.until_healthy("a", "b")
     rig.cache.is_away = True
-    trip = Trip("coder", hashes=HASHES, is_continuation=True)
+    trip = conversation()
     assert kinds(await collect(rig, request_, trip))[-1] == "finish"
 
 

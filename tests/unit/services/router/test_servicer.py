@@ -30,7 +30,7 @@ class Context:
 
 def make_servicer(rig: Any, configured: tuple[Model, ...] = CONFIGURED, **settings: Any) -> RouterServicer:
     chosen = RouterSettings(**{"worker_wait_seconds": 0.2, **settings})
-    return RouterServicer(chosen, configured, rig.directory, rig.forwarder, rig.metrics)
+    return RouterServicer(chosen, configured, rig.directory, rig.gate, rig.forwarder, rig.flights, rig.metrics)
 
 
 def title_request(model: str = "") -> pb.GenerateRequest:
