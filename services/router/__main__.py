@@ -15,6 +15,7 @@ from services.router.gate import Gate
 from services.router.lineages import Lineages
 from services.router.metrics import RouterMetrics
 from services.router.models import Model, configured_models
+from services.router.routes import RouteSettings
 from services.router.servicer import RouterServicer
 from services.router.settings import RouterSettings
 from services.router.workers import WorkerDirectory
@@ -25,7 +26,7 @@ from services.shared.telemetry import configure_logging, serve_metrics
 _log = structlog.get_logger(__name__)
 
 
-async def serve(settings: RouterSettings, configured: tuple[Model, ...]) -> None:
+async def serve(settings: RouterSettings, routes: RouteSettings, configured: tuple[Model, ...]) -> None:
     """Serves until a stop signal."""
     serve_metrics(settings.metrics_port)
     metrics = RouterMetrics()
@@ -41,7 +42,7 @@ async def serve(settings: RouterSettings, configured: tuple[Model, ...]) -> None
         )  # fmt: skip
         flights = Flights(rejoin_seconds=settings.rejoin_seconds)
         gate.make_room = flights.make_room
-        servicer = RouterServicer(settings, configured, workers, gate, forwarder, flights, metrics)
+        servicer = RouterServicer(settings, configured, workers, gate, forwarder, flights, metrics, routes)
 
         def register(server: Server) -> None:
             add_InferenceServiceServicer_to_server(servicer, server)
@@ -64,7 +65,8 @@ def main() -> None:
         document = load_document()
         configure_logging(load_settings(LogSettings, "log", document=document), process="router")
         settings = load_settings(RouterSettings, "router", document=document)
-        uvloop.run(serve(settings, configured_models(document)))
+        routes = load_settings(RouteSettings, "routes", document=document)
+        uvloop.run(serve(settings, routes, configured_models(document)))
     except ConfigurationError as error:
         sys.exit(str(error))
 

@@ -4,21 +4,27 @@ a pause behind it, for the next one continues the answer."""
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import grpc
 import structlog
 
 from localcode.inference.v1 import inference_pb2 as pb
+from localcode.router.v1 import router_pb2
 from services.router.gate import Gate, Ticket
-from services.router.lineages import Lineages
+from services.router.lineages import Lineages, continues_conversation
 from services.router.metrics import RouterMetrics
-from services.router.placement import Need, ranked
+from services.router.models import Model
+from services.router.placement import Candidate, Need, expect, ranked
+from services.router.routes import ModelState
+from services.router.sizes import prefix_sizes
+from services.router.statistics import ModelStatistics
 from services.router.trip import Failure, Trip, judge
 from services.router.worker import RoutedWorker
 from services.router.workers import WorkerDirectory
 from services.shared.errors import NoWorker, ServiceError, WorkerLost
+from services.shared.lineage import lineage
 
 MAX_LOST_IN_A_ROW: Final = 3
 """Workers that may be lost without a new token: a request that kills workers must not kill all of them."""
@@ -62,6 +68,66 @@ class Forwarder:
                     self._failed(trip, worker, error)
                 finally:
                     call.cancel()
+
+    def trip(self, request: pb.GenerateRequest, model: str) -> Trip:
+        """Prepares the way of a request to a model."""
+        sizes, statistics = prefix_sizes(request), self._gate.statistics[model]
+        return Trip(
+            model=model,
+            request_id=request.request_id,
+            request_class=request.context.request_class,
+            key_id=request.context.key_id,
+            group=request.context.parent_session_id,
+            hashes=lineage(model, request.chat) if request.HasField("chat") else [],
+            token_counts=[statistics.token_count(size) for size in sizes],
+            character_count=sizes[-1],
+            is_continuation=continues_conversation(request.chat),
+        )
+
+    def prompt_token_estimate(self, request: pb.GenerateRequest) -> int:
+        """Estimates a prompt's tokens while the model is not known."""
+        return ModelStatistics().token_count(prefix_sizes(request)[-1])
+
+    def model_state(self, trip: Trip, model: Model) -> ModelState:
+        """Says whether and how soon a model could answer."""
+        live = self._workers.live(trip.model)
+        best = self._best(trip)
+        return ModelState(
+            is_live=bool(live),
+            sees_images=any(known.sees_images for worker in live for known in worker.registration.models),
+            context_length=model.context_length,
+            first_token_seconds=expect(best, self._gate.need(trip)).first_token_seconds if best else 0.0,
+        )
+
+    async def estimate(self, trip: Trip, request: pb.GenerateRequest) -> router_pb2.EstimateResponse:
+        """Estimates what a request would cost, with its prompt tokenized where a worker does that."""
+        await self._look_up(trip)
+        if request.HasField("chat"):
+            with suppress(grpc.aio.AioRpcError):
+                asked = pb.RenderPromptRequest(model=trip.model, chat=request.chat)
+                rendered = await self.call(trip, "RenderPrompt", asked)
+                trip.prompt_token_count = len(rendered.token_ids)
+        best = self._best(trip)
+        if best is None:
+            raise _nobody(trip)
+        need = self._gate.need(trip)
+        wait = expect(best, need)
+        cached = min(best.cached_token_count, need.prompt_token_count)
+        return router_pb2.EstimateResponse(
+            model=trip.model,
+            worker_id=best.worker_id,
+            prompt_token_count=need.prompt_token_count,
+            is_tokenized=trip.prompt_token_count > 0,
+            cached=[router_pb2.CachedTokens(tier="worker", token_count=cached)],
+            prefill_token_count=need.prompt_token_count - cached,
+            queue_seconds=wait.queue_seconds,
+            prefill_seconds=wait.prefill_seconds,
+            queue_position=self._gate.waiting_counts().get(trip.model, 0),
+        )
+
+    def _best(self, trip: Trip) -> Candidate | None:
+        candidates = [worker.candidate(trip) for worker in self._gate.candidates(trip).values()]
+        return next(iter(ranked(candidates, self._gate.need(trip))), None)
 
     async def call(self, trip: Trip, method: str, request: Any) -> Any:
         """Answers a call with a single response, which needs no slot."""

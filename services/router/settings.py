@@ -1,15 +1,44 @@
 """Settings of the router: table `[router]` of `localcode.toml`, variables `LOCALCODE_ROUTER_*` over it."""
 
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
-from services.router.classify import ClassRules
+from localcode.inference.v1 import inference_pb2 as pb
+from services.router.classify import ClassRule, ClassRules, class_of
 from services.router.models import Defaults
 from services.shared.settings import ServiceSettings
 
 ClassName = Literal["main", "subagent", "title", "compaction", "fim", "embedding", "rerank", "vision", "chat"]
+
+
+CLIENT_RULES: Final = (
+    ClassRule("claude code title", pb.REQUEST_CLASS_TITLE, user_agent="claude", system_contains="title",
+              has_tools=False, max_message_count=4),
+    ClassRule("claude code compaction", pb.REQUEST_CLASS_COMPACTION, user_agent="claude",
+              last_user_contains="your task is to create a detailed summary of the conversation"),
+    ClassRule("codex compaction", pb.REQUEST_CLASS_COMPACTION, user_agent="codex",
+              last_user_contains="context checkpoint compaction"),
+    ClassRule("qwen code compaction", pb.REQUEST_CLASS_COMPACTION, user_agent="qwen",
+              system_contains="<state_snapshot>", has_tools=False),
+)  # fmt: skip
+"""What agents other than OpenCode send besides their loops, which are known by their tools."""
+
+
+class ClassRuleSettings(BaseModel):
+    """One rule: `{name, request_class, user_agent, system_prefix, ...}`; all conditions that are set must hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    request_class: ClassName
+    user_agent: str = ""
+    system_prefix: str = ""
+    system_contains: str = ""
+    last_user_contains: str = ""
+    max_message_count: int = Field(default=0, ge=0)
+    has_tools: bool | None = None
 
 
 class RouterSettings(ServiceSettings):
@@ -52,10 +81,25 @@ class RouterSettings(ServiceSettings):
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Loopback port of the Prometheus metrics; 0 serves none."""
 
+    class_rules_first: tuple[ClassRuleSettings, ...] = ()
+    """Rules of your own that name the class of a request; the first that matches counts, before the built-in ones."""
+
     @property
     def class_rules(self) -> ClassRules:
-        """The texts that tell kinds of requests apart."""
-        return ClassRules(self.title_prefixes, self.compaction_prefixes, self.fim_tokens)
+        """The rules that tell kinds of requests apart, in their order."""
+        own = [
+            ClassRule(**{**rule.model_dump(), "request_class": class_of(rule.request_class)})
+            for rule in self.class_rules_first
+        ]
+        titles = [
+            ClassRule("title", pb.REQUEST_CLASS_TITLE, system_prefix=text, has_tools=False)
+            for text in self.title_prefixes
+        ]
+        compactions = [
+            ClassRule("compaction", pb.REQUEST_CLASS_COMPACTION, system_prefix=text, has_tools=False)
+            for text in self.compaction_prefixes
+        ]
+        return ClassRules((*own, *titles, *compactions, *CLIENT_RULES), self.fim_tokens)
 
     @property
     def defaults(self) -> Defaults:

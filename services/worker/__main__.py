@@ -71,6 +71,7 @@ async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine
             settings.listen,
             lambda server: add_InferenceServiceServicer_to_server(servicer, server),
             health_service=health,
+            stop_grace_seconds=settings.drain_seconds,
         ) as address,
         registered(
             settings.cache_address,
