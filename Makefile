@@ -41,7 +41,7 @@ unit: $(VENV)/.dev  ## Runs the unit tests
 	@$(VENV)/bin/pytest tests/unit
 
 soak: $(VENV)/.dev $(OPENCODE_READY)  ## Repeats the tests that kill and crowd the system, ROUNDS times each
-	@$(VENV)/bin/pytest tests/e2e --rounds $(ROUNDS) --timeout 3600
+	@$(VENV)/bin/pytest tests/e2e tests/integration/test_load.py --rounds $(ROUNDS) --timeout 3600
 
 static: $(VENV)/.dev breaking
 	@$(VENV)/bin/ruff format --check --quiet

@@ -1,7 +1,7 @@
 """Who may wait, and who goes next. Pure."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from localcode.inference.v1 import inference_pb2 as pb
@@ -52,9 +52,9 @@ def level(waiting: Waiting, now: float) -> int:
     return max(_LEVELS.get(waiting.request_class, 0) - int((now - waiting.arrived_at) / AGEING_SECONDS), 0)
 
 
-def in_line(waiting: Iterable[W], used: Callable[[str], float], now: float) -> list[W]:
+def in_line(waiting: Iterable[W], used: Mapping[str, float], now: float) -> list[W]:
     """Sorts requests by who goes next: by level, then the key that had fewest tokens lately, then by arrival."""
-    return sorted(waiting, key=lambda one: (level(one, now), used(one.key_id), one.arrived_at))
+    return sorted(waiting, key=lambda one: (level(one, now), used.get(one.key_id, 0.0), one.arrived_at))
 
 
 def refused(waiting: Sequence[W], newcomer: W, *, limit: int, now: float) -> W | None:

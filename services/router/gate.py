@@ -72,7 +72,7 @@ class Gate:
 
     def position(self, ticket: Ticket) -> int:
         """How many requests go before one."""
-        line = in_line(self._waiting[ticket.trip.model], self._used, self._clock())
+        line = self._line(ticket.trip.model)
         return line.index(ticket) if ticket in line else 0
 
     @contextmanager
@@ -139,8 +139,7 @@ class Gate:
         }
 
     def _next(self, model: str) -> tuple[Ticket, RoutedWorker] | None:
-        line = in_line(self._waiting[model], self._used, self._clock()) if self._waiting[model] else []
-        for ticket in line[:_TRIES]:
+        for ticket in self._line(model)[:_TRIES]:
             workers = self.candidates(ticket.trip)
             chosen = choose([worker.candidate(ticket.trip) for worker in workers.values()], self.need(ticket.trip))
             if chosen is not None:
@@ -175,5 +174,7 @@ class Gate:
             trip.charged_token_count = trip.prompt_token_estimate
             self.shares.charge(trip.key_id, trip.charged_token_count, self._clock())
 
-    def _used(self, key_id: str) -> float:
-        return self.shares.used(key_id, self._clock())
+    def _line(self, model: str) -> list[Ticket]:
+        waiting, now = self._waiting[model], self._clock()
+        used = {key_id: self.shares.used(key_id, now) for key_id in {ticket.key_id for ticket in waiting}}
+        return in_line(waiting, used, now)

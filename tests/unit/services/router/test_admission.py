@@ -18,7 +18,7 @@ class Request:
 
 
 def line(*requests: Request, now: float = 0.0, **used: float) -> str:
-    return "".join(one.name for one in in_line(requests, lambda key: used.get(key, 0.0), now))
+    return "".join(one.name for one in in_line(requests, used, now))
 
 
 def test_who_came_first_goes_first() -> None:

@@ -119,3 +119,15 @@ async def test_a_worker_that_appears_takes_those_that_wait(rig: Any) -> None:
     await asyncio.sleep(0.05)
     await rig.start_worker("a")
     assert (await asyncio.wait_for(waiting, 5)).worker_id == "a"
+
+
+async def test_requests_of_one_key_that_has_used_tokens_go_in_the_order_they_came(line: Line) -> None:
+    worker = await line.join("first")
+    line.gate.shares.charge("k", 9000, line.gate._clock())
+    for name in ("second", "third", "fourth"):
+        line.join(name, key_id="k")
+        await let_run()
+    for _ in range(3):
+        line.gate.release(Trip("coder"), worker)
+        await let_run()
+    assert line.passed == ["first", "second", "third", "fourth"]
