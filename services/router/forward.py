@@ -182,6 +182,7 @@ class Forwarder:
         """Notes an event in the books of worker, model and key, and returns what of it the client gets to see."""
         if event.HasField("delta"):
             worker.note_prefilled(trip)
+            worker.breaker.succeed()
         elif event.HasField("admitted"):
             self._gate.statistics[trip.model].observe_prompt(trip.character_count, event.admitted.prompt_token_count)
         passed = trip.passed(event)
@@ -211,6 +212,8 @@ class Forwarder:
         if failure is Failure.LOST:
             self._lost(trip, worker, error.code().name)
         elif failure is Failure.FINAL or not trip.delivered.can_resume:
+            if error.code() is grpc.StatusCode.INTERNAL:
+                worker.note_failure()
             raise error
         else:
             trip.refusals[worker.worker_id] = error

@@ -12,6 +12,7 @@ from grpc.aio import Channel
 from localcode.cache.v1 import cache_pb2
 from localcode.inference.v1 import inference_pb2 as pb
 from localcode.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from services.router.breaker import Breaker
 from services.router.placement import Candidate, others_load
 from services.router.trip import Trip
 
@@ -30,6 +31,7 @@ class RoutedWorker:
         self.channel = channel
         self.stub = InferenceServiceStub(channel)
         self.is_healthy = False
+        self.breaker = Breaker()
         self.failed_check_count = 0
         self.unlisted_since: float | None = None
         self.last_chosen = 0
@@ -84,12 +86,14 @@ class RoutedWorker:
         self._backlog[trip.request_id] = max(trip.prompt_token_estimate - self.cached_token_count(trip), 0)
         self._groups[trip.group] += 1
         self._remember(trip.hashes)
+        self.breaker.begin()
         self.open_count += 1
         self.idle.clear()
 
     def close_request(self, trip: Trip) -> None:
         """Ends what `open_request` began."""
         self.note_prefilled(trip)
+        self.breaker.abandon()
         self._groups.subtract([trip.group])
         self._groups = +self._groups
         self.open_count -= 1
@@ -100,6 +104,14 @@ class RoutedWorker:
     def note_prefilled(self, trip: Trip) -> None:
         """Takes note that a request's prompt is computed."""
         self._backlog.pop(trip.request_id, None)
+
+    def takes_requests(self) -> bool:
+        """Whether it is well: healthy, not leaving, and not failing one request after the other."""
+        return self.is_healthy and not self.registration.draining and self.breaker.allows(self._clock())
+
+    def note_failure(self) -> None:
+        """Takes note that a request failed there."""
+        self.breaker.fail(self._clock())
 
     def _known_hash_count(self, trip: Trip) -> int:
         hashes = trip.hashes

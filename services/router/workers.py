@@ -71,11 +71,7 @@ class WorkerDirectory:
 
     def live(self, model: str) -> list[RoutedWorker]:
         """The workers of a model that take requests now."""
-        return [
-            worker
-            for worker in self._workers.values()
-            if worker.is_healthy and not worker.registration.draining and worker.runs(model)
-        ]
+        return [worker for worker in self._workers.values() if worker.takes_requests() and worker.runs(model)]
 
     def live_models(self) -> frozenset[str]:
         """The names of the models that a worker runs now."""
@@ -87,6 +83,7 @@ class WorkerDirectory:
         if worker.is_healthy:
             _log.warning("worker_lost", worker_id=worker.worker_id)
         worker.is_healthy = False
+        worker.note_failure()
         worker.suspected.set()
 
     async def wait_for_change(self, timeout_seconds: float) -> None:

@@ -9,7 +9,7 @@ from grpc import StatusCode
 from localcode.cache.v1 import cache_pb2
 from localcode.inference.v1 import inference_pb2 as pb
 from services.router.trip import Trip
-from services.shared.errors import InvalidRequest, NoWorker, Overloaded, WorkerLost, error_info
+from services.shared.errors import BackendFailed, InvalidRequest, NoWorker, Overloaded, WorkerLost, error_info
 from tests.fakes.inference import admitted, content, finish, spoken
 
 HASHES = [bytes([number]) * 32 for number in range(4)]
@@ -318,3 +318,19 @@ async def test_leaving_the_answer_cancels_the_workers_call(rig: Any, request_: p
     assert service.cancelled_ids == ["r1"]
     assert rig.directory.workers[0].open_count == 0
     assert count(rig, "localcode_router_open_requests", model="coder") == 0
+
+
+async def test_a_worker_whose_engine_fails_again_and_again_is_left_alone(
+    rig: Any, request_: pb.GenerateRequest
+) -> None:
+    broken = await rig.start_worker("a")
+    broken.script = lambda _request: [admitted(), BackendFailed("The engine failed.")]
+    await rig.until_healthy("a")
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await collect(rig, request_)
+    await rig.start_worker("b")
+    await rig.until_healthy("a", "b")
+    for _ in range(3):
+        assert kinds(await collect(rig, request_))[-1] == "finish"
+    assert len(broken.requests) == 3
