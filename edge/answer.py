@@ -37,6 +37,8 @@ class Answer:
         """Takes in an event of a choice, and yields the chunks that it makes."""
         choice = self.choices[index]
         match event.WhichOneof("event"):
+            case "routed":
+                choice.routed = event.routed
             case "admitted":
                 choice.admitted = event.admitted
                 yield self._chunk(index, {"role": "assistant", "content": ""})

@@ -19,7 +19,8 @@ from edge.log_events import failure_event
 from edge.logs import ConversationLog, UnknownFields
 from edge.metrics import EdgeMetrics
 from edge.middleware import REQUEST_ID_HEADER, RequestScope
-from edge.routes import chat, health, metrics, models
+from edge.route_headers import MODEL_HEADER, ROUTE_HEADER
+from edge.routes import chat, health, metrics, models, route
 from edge.settings import EdgeSettings
 from edge.sse import ClientDisconnected
 from services.shared.errors import ServiceError
@@ -35,7 +36,7 @@ def build_app(settings: EdgeSettings, log_settings: LogSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_inference_client(
-            settings.router_address,
+            settings.router_addresses,
             generate_timeout_seconds=settings.generate_timeout_seconds,
             status_timeout_seconds=settings.status_timeout_seconds,
         ) as client:
@@ -44,7 +45,7 @@ def build_app(settings: EdgeSettings, log_settings: LogSettings) -> FastAPI:
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
-    for router in (chat.router, models.router, health.router, metrics.router):
+    for router in (chat.router, models.router, route.router, health.router, metrics.router):
         app.include_router(router)
     if settings.cors_origins:
         app.add_middleware(
@@ -52,7 +53,7 @@ def build_app(settings: EdgeSettings, log_settings: LogSettings) -> FastAPI:
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=(REQUEST_ID_HEADER,),
+            expose_headers=(REQUEST_ID_HEADER, MODEL_HEADER, ROUTE_HEADER),
         )
     app.add_middleware(RequestScope, metrics=edge_metrics)
     app.add_exception_handler(ServiceError, _refuse)

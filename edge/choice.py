@@ -28,6 +28,7 @@ class Call:
 class Choice:
     """One of the answers to a request, as far as it is known."""
 
+    routed: pb.Routed | None = None
     admitted: pb.Admitted | None = None
     progress: pb.Progress | None = None
     content: list[str] = field(default_factory=list)

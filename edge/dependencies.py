@@ -41,6 +41,6 @@ async def require_api_key(request: Request, edge: EdgeDep) -> None:
     check_api_key(request.headers, edge.settings.api_keys)
 
 
-def json_response(content: Any, *, status: int = 200) -> Response:
+def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answers with JSON."""
-    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
+    return Response(orjson.dumps(content), status_code=status, headers=headers, media_type="application/json")

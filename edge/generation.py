@@ -1,7 +1,8 @@
 """Reads the events of one request's generations, whichever comes first, without losing or piling up any."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import grpc
@@ -9,6 +10,7 @@ import structlog
 
 from edge.answer import Event
 from edge.client import GenerateCall
+from edge.resume import whole_answer
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import BackendFailed, ServiceError
 
@@ -22,13 +24,15 @@ class Generation:
     """One call for each choice, read side by side. Closing it cancels what still runs."""
 
     def __init__(
-        self, start: Callable[[pb.GenerateRequest], GenerateCall], requests: Sequence[pb.GenerateRequest]
-    ) -> None:
+        self, start: Callable[[pb.GenerateRequest], GenerateCall], requests: Sequence[pb.GenerateRequest], *,
+        peer_count: int = 1,
+    ) -> None:  # fmt: skip
         self._queue: asyncio.Queue[Event | Failure] = asyncio.Queue(_MAX_WAITING_EVENTS)
         self._failure: Failure | None = None
         self._running = set(range(len(requests)))
         self._readers = [
-            asyncio.create_task(self._read(index, start(request))) for index, request in enumerate(requests)
+            asyncio.create_task(self._read(index, whole_answer(start, request, peer_count=peer_count)))
+            for index, request in enumerate(requests)
         ]
 
     async def next_events(self, timeout_seconds: float | None = None) -> list[Event]:
@@ -60,20 +64,16 @@ class Generation:
         else:
             self._failure = item
 
-    async def _read(self, index: int, call: GenerateCall) -> None:
+    async def _read(self, index: int, events: AsyncGenerator[pb.GenerateResponse]) -> None:
         try:
-            async for event in call:
-                if event.HasField("finish"):
-                    self._running.discard(index)
-                await self._queue.put((index, event))
-        except grpc.aio.AioRpcError as error:
+            async with aclosing(events):
+                async for event in events:
+                    if event.HasField("finish"):
+                        self._running.discard(index)
+                    await self._queue.put((index, event))
+        except (ServiceError, grpc.aio.AioRpcError) as error:
             if index in self._running:  # behind its finish, an answer is complete
                 await self._queue.put(error)
         except Exception:
             _log.exception("generation_unreadable")
             await self._queue.put(BackendFailed("The answer could not be read."))
-        else:
-            if index in self._running:
-                await self._queue.put(BackendFailed("The answer ended without a finish reason."))
-        finally:
-            call.cancel()

@@ -20,7 +20,7 @@ class EdgeSettings(ServiceSettings):
     port: int = Field(default=4242, ge=0, le=65535)
     """Port to listen on; 0 picks a free one."""
     router_address: str = "127.0.0.1:7001"
-    """Where the router listens, or a single worker."""
+    """Where the router listens, or a single worker; several routers, separated by commas, stand in for each other."""
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys that clients may use; without any, every key is accepted."""
     cors_origins: _Names = ()
@@ -37,6 +37,11 @@ class EdgeSettings(ServiceSettings):
     """Longest time to wait for the state of other services."""
     graceful_shutdown_seconds: int = Field(default=5, ge=0)
     """How long open streams may go on after a stop signal."""
+
+    @property
+    def router_addresses(self) -> tuple[str, ...]:
+        """Where the routers listen."""
+        return tuple(part.strip() for part in self.router_address.split(",") if part.strip())
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod

@@ -116,8 +116,10 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncIterator[bytes], close: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(headers=_HEADERS)
+    def __init__(
+        self, frames: AsyncIterator[bytes], close: Callable[[], Awaitable[None]], headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(headers={**_HEADERS, **(headers or {})})
         del self.headers["content-length"]
         self._frames = frames
         self._close = close

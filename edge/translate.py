@@ -4,6 +4,7 @@ from typing import Final
 
 from starlette.datastructures import Headers
 
+from edge.auth import key_id
 from edge.messages import to_messages
 from edge.openai import ChatCompletionRequest, NamedToolChoice, Speculative, Tool
 from edge.sampling import SEED_COUNT, compact, to_response_format, to_sampling
@@ -57,6 +58,7 @@ def to_request_context(headers: Headers, chat: ChatCompletionRequest) -> pb.Requ
         session_id=session_id[:_MAX_NAME_LENGTH],
         parent_session_id=headers.get("x-parent-session-id", "")[:_MAX_NAME_LENGTH],
         user_agent=headers.get("user-agent", "")[:_MAX_NAME_LENGTH],
+        key_id=key_id(headers),
     )
 
 

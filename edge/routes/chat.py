@@ -12,6 +12,7 @@ from edge.body import read_json_object
 from edge.dependencies import EdgeDep, json_response, require_api_key
 from edge.generation import Generation
 from edge.openai import ChatCompletionRequest
+from edge.route_headers import route_headers
 from edge.sse import EventStream, stream_frames, take_all, take_until_admitted, unless_disconnected
 from edge.translate import to_generate_requests, to_request_context
 from edge.turn import Turn
@@ -32,11 +33,11 @@ async def create_chat_completion(request: Request, edge: EdgeDep) -> Response:
     answer = Answer(f"chatcmpl-{request_id[4:]}", created=int(time()), choice_count=len(requests))
     async with AsyncExitStack() as stack:
         turn = stack.enter_context(Turn(requests[0], answer, edge.log, edge.metrics, is_stream=bool(chat.stream)))
-        generation = Generation(edge.client.generate, requests)
+        generation = Generation(edge.client.generate, requests, peer_count=edge.client.peer_count)
         stack.push_async_callback(generation.aclose)
         if not chat.stream:
             await unless_disconnected(request.receive, take_all(generation, answer, turn))
-            return json_response(answer.completion())
+            return json_response(answer.completion(), headers=route_headers(answer))
         # A refusal keeps its status, so the headers wait for `admitted`.
         admitted = take_until_admitted(generation, answer, turn, edge.settings.first_headers_seconds)
         first_chunks = await unless_disconnected(request.receive, admitted)
@@ -48,7 +49,7 @@ async def create_chat_completion(request: Request, edge: EdgeDep) -> Response:
             with_usage=_wants_usage(chat),
             keep_alive_seconds=edge.settings.keep_alive_seconds,
         )
-        return EventStream(frames, close=stack.pop_all().aclose)
+        return EventStream(frames, close=stack.pop_all().aclose, headers=route_headers(answer))
 
 
 def _wants_usage(chat: ChatCompletionRequest) -> bool:

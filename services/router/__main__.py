@@ -9,10 +9,13 @@ from grpc.aio import Server
 from localcode.cache.v1.cache_pb2_grpc import CacheServiceStub
 from localcode.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from localcode.router.v1.router_pb2_grpc import add_RouterServiceServicer_to_server
+from services.router.flights import Flights
 from services.router.forward import Forwarder
+from services.router.gate import Gate
 from services.router.lineages import Lineages
 from services.router.metrics import RouterMetrics
 from services.router.models import Model, configured_models
+from services.router.routes import RouteSettings
 from services.router.servicer import RouterServicer
 from services.router.settings import RouterSettings
 from services.router.workers import WorkerDirectory
@@ -23,7 +26,7 @@ from services.shared.telemetry import configure_logging, serve_metrics
 _log = structlog.get_logger(__name__)
 
 
-async def serve(settings: RouterSettings, configured: tuple[Model, ...]) -> None:
+async def serve(settings: RouterSettings, routes: RouteSettings, configured: tuple[Model, ...]) -> None:
     """Serves until a stop signal."""
     serve_metrics(settings.metrics_port)
     metrics = RouterMetrics()
@@ -32,20 +35,27 @@ async def serve(settings: RouterSettings, configured: tuple[Model, ...]) -> None
         cache = CacheServiceStub(channel)
         lineages = Lineages(cache)
         workers = WorkerDirectory(cache)
-        forwarder = Forwarder(workers, lineages, metrics, worker_wait_seconds=settings.worker_wait_seconds)
-        servicer = RouterServicer(settings, configured, workers, forwarder, metrics)
+        gate = Gate(workers, queue_size=settings.queue_size)
+        forwarder = Forwarder(
+            workers, gate, lineages, metrics, worker_wait_seconds=settings.worker_wait_seconds,
+            resume_wait_seconds=settings.resume_wait_seconds,
+        )  # fmt: skip
+        flights = Flights(rejoin_seconds=settings.rejoin_seconds)
+        gate.make_room = flights.make_room
+        servicer = RouterServicer(settings, configured, workers, gate, forwarder, flights, metrics, routes)
 
         def register(server: Server) -> None:
             add_InferenceServiceServicer_to_server(servicer, server)
             add_RouterServiceServicer_to_server(servicer, server)
 
-        async with (
-            workers.watching(),
-            running_server(settings.listen, register, health_service=health_service) as address,
-        ):
-            await health_service.set_serving(True)
-            _log.info("router_ready", address=address, models=[model.name for model in configured])
-            await wait_for_stop_signal()
+        async with workers.watching():
+            async with running_server(
+                settings.listen, register, health_service=health_service, stop_grace_seconds=settings.drain_seconds
+            ) as address:
+                await health_service.set_serving(True)
+                _log.info("router_ready", address=address, models=[model.name for model in configured])
+                await wait_for_stop_signal()
+            await flights.aclose()
         await lineages.close()
 
 
@@ -55,7 +65,8 @@ def main() -> None:
         document = load_document()
         configure_logging(load_settings(LogSettings, "log", document=document), process="router")
         settings = load_settings(RouterSettings, "router", document=document)
-        uvloop.run(serve(settings, configured_models(document)))
+        routes = load_settings(RouteSettings, "routes", document=document)
+        uvloop.run(serve(settings, routes, configured_models(document)))
     except ConfigurationError as error:
         sys.exit(str(error))
 

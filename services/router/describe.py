@@ -4,8 +4,23 @@ import asyncio
 from collections.abc import Sequence
 
 from localcode.inference.v1 import inference_pb2 as pb
+from localcode.router.v1 import router_pb2
 from services.router.models import Model
+from services.router.routes import Choice
 from services.router.workers import WorkerDirectory
+
+
+def route_response(request_class: str, choice: Choice) -> router_pb2.RouteResponse:
+    """Says a decision on the wire."""
+    return router_pb2.RouteResponse(
+        routed=pb.Routed(model=choice.model, request_class=request_class, reasons=choice.reasons),
+        considered=[
+            router_pb2.ConsideredModel(
+                model=one.model, obstacle=one.obstacle, first_token_seconds=one.first_token_seconds
+            )
+            for one in choice.considered
+        ],
+    )
 
 
 class Describer:

@@ -34,14 +34,14 @@ class Lineages:
         self._cache = cache
         self._pending: set[asyncio.Task[None]] = set()
 
-    async def knowing(self, hashes: Sequence[bytes]) -> Sequence[str]:
-        """Names the workers that know more of a conversation than its system prompt, latest first."""
+    async def knowing(self, hashes: Sequence[bytes]) -> dict[str, int]:
+        """Names the workers that know more of a conversation than its system prompt, with the hashes they know."""
         request = cache_pb2.LookupLineageRequest(hashes=hashes[:MAX_HASHES])
         try:
             match = await self._cache.LookupLineage(request, timeout=LOOKUP_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError:
-            return ()
-        return list(match.worker_ids) if match.matched_count > 1 else ()
+            return {}
+        return dict.fromkeys(match.worker_ids, match.matched_count) if match.matched_count > 1 else {}
 
     def record(self, worker_id: str, hashes: Sequence[bytes], *, prompt_token_count: int) -> None:
         """Notes in the background that a worker computed a conversation; drops it if too many are on their way."""

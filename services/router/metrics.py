@@ -15,6 +15,9 @@ class RouterMetrics:
         self.retries = Counter(
             "localcode_router_retries", "Requests sent to a worker again.", ("model",), registry=registry
         )
+        self.migrations = Counter(
+            "localcode_router_migrations", "Answers that another worker went on with.", ("model",), registry=registry
+        )
         self.open_requests = Gauge(
             "localcode_router_open_requests", "Requests open at workers.", ("model",), registry=registry
         )

@@ -42,41 +42,26 @@ def merge(*sources: Iterable[Model]) -> tuple[Model, ...]:
     return tuple(merged.values())
 
 
-def resolve(
-    requested: str, request_class: str, known: Sequence[Model], defaults: Defaults, live: frozenset[str]
-) -> str:
-    """Names the model that a request means.
-
-    The model of a class is a preference: while no worker runs it, the default takes its place.
-    """
-    if requested and requested != AUTO:
-        return _named(requested, known)
-    preferred = defaults.class_models.get(request_class, "")
-    if preferred:
-        name = _find(preferred, known)
-        if name in live:
-            return str(name)
-    return default_model(known, defaults)
-
-
 def default_model(known: Sequence[Model], defaults: Defaults) -> str:
     """Names the model of requests that name none."""
     if defaults.default_model:
-        return _named(defaults.default_model, known)
+        return named(defaults.default_model, known)
     if not known:
         raise NoWorker("No model is configured, and no worker has registered one yet.", retry_after_seconds=5.0)
     return known[0].name
 
 
-def _named(name: str, known: Sequence[Model]) -> str:
-    found = _find(name, known)
+def named(name: str, known: Sequence[Model]) -> str:
+    """Finds the model of a name or alias, or says which names there are."""
+    found = find(name, known)
     if found is None:
         names = ", ".join(model.name for model in known) or "none"
         raise ModelNotFound(f"The model {name!r} does not exist. Known models: {names}.", param="model")
     return found
 
 
-def _find(name: str, known: Sequence[Model]) -> str | None:
+def find(name: str, known: Sequence[Model]) -> str | None:
+    """Finds the model of a name or alias."""
     if any(model.name == name for model in known):
         return name
     return next((model.name for model in known if name in model.aliases), None)

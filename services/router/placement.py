@@ -2,11 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+UNKNOWN_PREFILL_RATE: Final = 500.0
+"""Tokens a second of a worker that has not measured itself: remote models don't."""
+_SLOTS_FOR_RESERVE: Final = 3
+_CROWD_FACTOR: Final = 0.25
+"""How much each request that runs there slows a prefill down."""
+_EQUAL_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A living worker of the model, and how busy it is."""
+    """A living worker of the model: how busy it is, and what it knows of the prompt."""
 
     worker_id: str
     load: int
@@ -16,11 +24,32 @@ class Candidate:
     last_chosen: int = 0
     """When it was last chosen, as a count of choices; 0 is never."""
     is_draining: bool = False
+    cached_token_count: int = 0
+    """Prompt tokens whose KV state it holds, as far as known."""
+    backlog_token_count: int = 0
+    """Prompt tokens that requests sent there have yet to compute."""
+    prefill_rate: float = 0.0
+    """Measured prompt tokens a second; 0 if not known."""
+    has_sibling: bool = False
+    """Whether a request of the same group of subagents is there."""
+
+    def has_place(self, *, reserve: int = 0) -> bool:
+        """Whether a request would start at once and leave `reserve` slots free, where there are enough to do so."""
+        kept = reserve if self.slot_count >= _SLOTS_FOR_RESERVE else 0
+        return self.slot_count == 0 or self.load + kept < self.slot_count
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """How long a request would wait for its first token."""
+
+    queue_seconds: float
+    prefill_seconds: float
 
     @property
-    def has_free_slot(self) -> bool:
-        """Whether a request would start at once."""
-        return self.slot_count == 0 or self.load < self.slot_count
+    def first_token_seconds(self) -> float:
+        """Both together."""
+        return self.queue_seconds + self.prefill_seconds
 
 
 def others_load(reported: int, own_open: int, own_recent: int) -> int:
@@ -31,16 +60,52 @@ def others_load(reported: int, own_open: int, own_recent: int) -> int:
     return max(0, reported - own_open - own_recent)
 
 
-def choose(candidates: Sequence[Candidate], *, knows_conversation: Sequence[str] = ()) -> str | None:
-    """Chooses a worker, or none if no candidate takes requests.
+@dataclass(frozen=True)
+class Need:
+    """What a request asks of a worker."""
 
-    A worker with a free slot that knows the conversation computes least. Otherwise the least loaded one is taken, and
-    among equals the one that was not chosen for longest, so that all of them serve.
+    prompt_token_count: int = 0
+    request_seconds: float = 10.0
+    """How long such requests hold a slot."""
+    waited_seconds: float = 0.0
+    """How long it waits already: a worker that was expected to be free by now loses its attraction."""
+    reserve: int = 0
+    """Slots that it must leave free, where there are enough."""
+
+
+def expect(candidate: Candidate, need: Need) -> Expectation:
+    """Estimates the wait for the first token at a worker."""
+    queue = 0.0
+    if not candidate.has_place():
+        over = candidate.load - candidate.slot_count + 1
+        queue = over * need.request_seconds / max(candidate.slot_count, 1) + need.waited_seconds
+    uncached = max(need.prompt_token_count - candidate.cached_token_count, 0) + candidate.backlog_token_count
+    crowd = 1 + _CROWD_FACTOR * min(candidate.load, candidate.slot_count or candidate.load)
+    return Expectation(queue, crowd * uncached / (candidate.prefill_rate or UNKNOWN_PREFILL_RATE))
+
+
+def ranked(candidates: Sequence[Candidate], need: Need) -> list[Candidate]:
+    """Sorts workers by the first token's expected time.
+
+    Among equals the one with a sibling goes first, then the least loaded, then the one not chosen for longest, so that
+    all of them serve.
     """
-    open_candidates = [candidate for candidate in candidates if not candidate.is_draining]
-    free = {candidate.worker_id for candidate in open_candidates if candidate.has_free_slot}
-    for worker_id in knows_conversation:
-        if worker_id in free:
-            return worker_id
-    ranked = sorted(open_candidates, key=lambda c: (c.load, c.last_chosen, c.worker_id))
-    return ranked[0].worker_id if ranked else None
+
+    def rank(candidate: Candidate) -> tuple[int, bool, int, int, str]:
+        steps = round(expect(candidate, need).first_token_seconds / _EQUAL_SECONDS)
+        return steps, not candidate.has_sibling, candidate.load, candidate.last_chosen, candidate.worker_id
+
+    return sorted((one for one in candidates if not one.is_draining), key=rank)
+
+
+def choose(candidates: Sequence[Candidate], need: Need) -> str | None:
+    """Names the worker where a request starts now; none if it should wait, for a place or for the worker that knows it.
+
+    Waiting for a full worker is right only where that is still sooner than to compute the prompt elsewhere.
+    """
+    for candidate in ranked(candidates, need):
+        if candidate.has_place(reserve=need.reserve):
+            return candidate.worker_id
+        if not candidate.has_place():
+            return None
+    return None

@@ -1,15 +1,44 @@
 """Settings of the router: table `[router]` of `localcode.toml`, variables `LOCALCODE_ROUTER_*` over it."""
 
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
-from services.router.classify import ClassRules
+from localcode.inference.v1 import inference_pb2 as pb
+from services.router.classify import ClassRule, ClassRules, class_of
 from services.router.models import Defaults
 from services.shared.settings import ServiceSettings
 
 ClassName = Literal["main", "subagent", "title", "compaction", "fim", "embedding", "rerank", "vision", "chat"]
+
+
+CLIENT_RULES: Final = (
+    ClassRule("claude code title", pb.REQUEST_CLASS_TITLE, user_agent="claude", system_contains="title",
+              has_tools=False, max_message_count=4),
+    ClassRule("claude code compaction", pb.REQUEST_CLASS_COMPACTION, user_agent="claude",
+              last_user_contains="your task is to create a detailed summary of the conversation"),
+    ClassRule("codex compaction", pb.REQUEST_CLASS_COMPACTION, user_agent="codex",
+              last_user_contains="context checkpoint compaction"),
+    ClassRule("qwen code compaction", pb.REQUEST_CLASS_COMPACTION, user_agent="qwen",
+              system_contains="<state_snapshot>", has_tools=False),
+)  # fmt: skip
+"""What agents other than OpenCode send besides their loops, which are known by their tools."""
+
+
+class ClassRuleSettings(BaseModel):
+    """One rule: `{name, request_class, user_agent, system_prefix, ...}`; all conditions that are set must hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    request_class: ClassName
+    user_agent: str = ""
+    system_prefix: str = ""
+    system_contains: str = ""
+    last_user_contains: str = ""
+    max_message_count: int = Field(default=0, ge=0)
+    has_tools: bool | None = None
 
 
 class RouterSettings(ServiceSettings):
@@ -27,6 +56,15 @@ class RouterSettings(ServiceSettings):
     """Models of such requests by their class, such as `{title = "small"}`; used while a worker runs them."""
     worker_wait_seconds: float = Field(default=20.0, ge=0, le=600)
     """How long a request waits for a worker of a known model to appear."""
+    queue_size: int = Field(default=64, ge=0, le=10_000)
+    """Requests of one model that may wait for a slot; more are refused."""
+    resume_wait_seconds: float = Field(default=60.0, ge=0, le=600)
+    """How long an answer that lost its worker waits for another one that goes on with it."""
+    rejoin_seconds: float = Field(default=5.0, ge=0, le=300)
+    """How long an answer goes on whose client was cut off, for the client to come back to. It ends at once where
+    another request needs its slot, or its session asks for something else."""
+    drain_seconds: float = Field(default=5.0, ge=0, le=3600)
+    """How long streams may go on after a stop signal; then they break, and the edge goes on with them elsewhere."""
     title_prefixes: tuple[str, ...] = ("You are a title generator.",)
     """How the system prompt of a request for a session's title begins."""
     compaction_prefixes: tuple[str, ...] = ("You are a context summarization agent.",)
@@ -43,10 +81,25 @@ class RouterSettings(ServiceSettings):
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Loopback port of the Prometheus metrics; 0 serves none."""
 
+    class_rules_first: tuple[ClassRuleSettings, ...] = ()
+    """Rules of your own that name the class of a request; the first that matches counts, before the built-in ones."""
+
     @property
     def class_rules(self) -> ClassRules:
-        """The texts that tell kinds of requests apart."""
-        return ClassRules(self.title_prefixes, self.compaction_prefixes, self.fim_tokens)
+        """The rules that tell kinds of requests apart, in their order."""
+        own = [
+            ClassRule(**{**rule.model_dump(), "request_class": class_of(rule.request_class)})
+            for rule in self.class_rules_first
+        ]
+        titles = [
+            ClassRule("title", pb.REQUEST_CLASS_TITLE, system_prefix=text, has_tools=False)
+            for text in self.title_prefixes
+        ]
+        compactions = [
+            ClassRule("compaction", pb.REQUEST_CLASS_COMPACTION, system_prefix=text, has_tools=False)
+            for text in self.compaction_prefixes
+        ]
+        return ClassRules((*own, *titles, *compactions, *CLIENT_RULES), self.fim_tokens)
 
     @property
     def defaults(self) -> Defaults:

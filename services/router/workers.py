@@ -56,6 +56,8 @@ class WorkerDirectory:
         self._seen_models: tuple[Model, ...] = ()
         self._failed_poll_count = 0
         self.is_cache_reachable = False
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a worker began to answer."""
 
     @property
     def workers(self) -> list[RoutedWorker]:
@@ -69,11 +71,7 @@ class WorkerDirectory:
 
     def live(self, model: str) -> list[RoutedWorker]:
         """The workers of a model that take requests now."""
-        return [
-            worker
-            for worker in self._workers.values()
-            if worker.is_healthy and not worker.registration.draining and worker.runs(model)
-        ]
+        return [worker for worker in self._workers.values() if worker.takes_requests() and worker.runs(model)]
 
     def live_models(self) -> frozenset[str]:
         """The names of the models that a worker runs now."""
@@ -85,6 +83,7 @@ class WorkerDirectory:
         if worker.is_healthy:
             _log.warning("worker_lost", worker_id=worker.worker_id)
         worker.is_healthy = False
+        worker.note_failure()
         worker.suspected.set()
 
     async def wait_for_change(self, timeout_seconds: float) -> None:
@@ -177,6 +176,7 @@ class WorkerDirectory:
         _log.info("worker_left", worker_id=worker.worker_id)
 
     def _recovered(self) -> None:
+        self.on_change()
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -13,7 +13,7 @@ import httpx
 import structlog
 from pydantic import SecretStr
 
-from services.shared.errors import BackendFailed
+from services.shared.errors import BackendFailed, Overloaded
 from services.upstream.errors import Remote, UpstreamAway, UpstreamTimeout, refusal
 from services.upstream.settings import UpstreamSettings
 from services.upstream.sse import SseParser
@@ -76,7 +76,7 @@ class UpstreamClient:
         for attempt in range(self._settings.retries):
             try:
                 return await self._send(body)
-            except UpstreamAway as error:
+            except (UpstreamAway, Overloaded) as error:
                 pause = error.retry_after_seconds or _FIRST_BACKOFF_SECONDS * 2**attempt
                 if pause > _LONGEST_BACKOFF_SECONDS:
                     raise

@@ -83,6 +83,7 @@ class InferenceServicer(InferenceServiceServicer):
             aliases=settings.aliases,
             context_length=settings.context_length,
             slot_count=settings.max_concurrent,
+            sees_images=settings.vision,
         )
         load = cache_pb2.WorkerLoad(running_count=places.running_count, waiting_count=places.waiting_count)
         return cache_pb2.Worker(

@@ -79,6 +79,7 @@ async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine
             settings.listen,
             partial(add_InferenceServiceServicer_to_server, _servicer(settings, loaded, engine, worker_id, stored)),
             health_service=health,
+            stop_grace_seconds=settings.drain_seconds,
         ) as address,
         registered(
             settings.cache_address,

@@ -108,7 +108,7 @@ class Answer:
         if not self._is_done:
             deltas += self._split(self._stops.flush())
         deltas += self._drain(ended_by_model=ended_by_model and not self._stop_sequence)
-        deltas = self._stamped(_merged(deltas))
+        deltas = self._stamped(merged(deltas))
         if self._token_ids:
             deltas += self._stamped([pb.Delta(content="")])
         self._is_done = True
@@ -165,7 +165,7 @@ class Answer:
                     break
             else:
                 deltas.append(self._to_delta(event))
-        return _merged(deltas)
+        return merged(deltas)
 
     def _to_delta(self, event: Text | CallStart | CallArguments) -> pb.Delta:
         if isinstance(event, Text):
@@ -188,13 +188,13 @@ class Answer:
         return deltas
 
 
-def _merged(deltas: list[pb.Delta]) -> list[pb.Delta]:
+def merged(deltas: list[pb.Delta]) -> list[pb.Delta]:
     """Joins neighbours of one kind."""
-    merged: list[pb.Delta] = []
+    joined: list[pb.Delta] = []
     for delta in deltas:
-        if not (merged and _absorb(merged[-1], delta)):
-            merged.append(delta)
-    return merged
+        if not (joined and _absorb(joined[-1], delta)):
+            joined.append(delta)
+    return joined
 
 
 def _absorb(delta: pb.Delta, following: pb.Delta) -> bool:
@@ -209,4 +209,5 @@ def _absorb(delta: pb.Delta, following: pb.Delta) -> bool:
         return False
     else:
         delta.tool_call.arguments += following.tool_call.arguments
+    delta.token_ids.extend(following.token_ids)
     return True

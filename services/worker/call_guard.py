@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.generation import Generation
 
 MAX_REWINDS: Final = 4
@@ -24,6 +25,16 @@ def hold_to_offered_tools(generation: Generation) -> None:
             sampler.release()
     elif opening := answer.call_opening:
         sampler.constrain(generation.call_grammar, opening)
+
+
+def replay(generation: Generation, token: int, piece: bytes) -> list[pb.Delta]:
+    """Takes a token that was generated elsewhere as if it had been sampled here, and returns what it says."""
+    generation.sampler.accept(token)
+    generation.tokens.append(token)
+    deltas = generation.answer.feed(token, piece)
+    if generation.call_grammar:
+        hold_to_offered_tools(generation)
+    return deltas
 
 
 def rewind_point(pieces: Sequence[bytes], misnamed: str) -> tuple[int, str] | None:

@@ -141,6 +141,7 @@ class Engine:
 
     def _step(self) -> None:
         self._drop_cancelled()
+        self._finish_complete()
         self._admit()
         plan = self._plan()
         outputs = self._decode(plan)
@@ -170,6 +171,12 @@ class Engine:
     def _drop_cancelled(self) -> None:
         for generation in [one for one in (*self._running, *self._waiting) if one.is_cancelled]:
             self._end(generation)
+
+    def _finish_complete(self) -> None:
+        """Ends resumed answers whose last token was generated before their worker was lost."""
+        for generation in [one for one in self._waiting if one.is_complete]:
+            is_stopped = generation.answer.is_done
+            self._finish(generation, pb.FINISH_REASON_STOP if is_stopped else pb.FINISH_REASON_LENGTH)
 
     def _admit(self) -> None:
         """Gives free slots to those who should go on first, leaving siblings of a running prompt to wait for it."""

@@ -88,6 +88,11 @@ class Generation:
         return len(self.tokens) - self.prompt_token_count
 
     @property
+    def is_complete(self) -> bool:
+        """Whether no token is left to generate."""
+        return self.answer.is_done or self.generated_count >= self.max_tokens
+
+    @property
     def is_running(self) -> bool:
         """Whether it holds a slot."""
         return self.sequence_id != NO_SEQUENCE

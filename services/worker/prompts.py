@@ -76,7 +76,9 @@ class Preparer:
         text, tokens = self._prompt(request)
         if not tokens:
             raise InvalidRequest("The prompt is empty.", param="messages")
-        if len(tokens) + len(request.resume_tokens) >= self._context_length:
+        if any(not 0 <= token < self._model.vocab_size for token in request.resume_tokens):
+            raise InvalidRequest("resume_tokens holds a token that this model does not have.", param="resume_tokens")
+        if len(tokens) >= self._context_length:
             raise ContextLengthExceeded.of(len(tokens), self._context_length)
         left = self._context_length - len(tokens)
         wanted = request.max_tokens if request.HasField("max_tokens") else left

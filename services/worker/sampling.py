@@ -3,6 +3,7 @@
 import ctypes
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any, Final
 
 import llama_cpp
@@ -12,7 +13,14 @@ from numpy.typing import NDArray
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.candidates import Candidates
 from services.worker.llama import LlamaModel
-from services.worker.sampling_options import SamplingOptions, Step, chain_steps, distance_needed, likeliest_needed
+from services.worker.sampling_options import (
+    RANDOM_SEED,
+    SamplingOptions,
+    Step,
+    chain_steps,
+    distance_needed,
+    likeliest_needed,
+)
 
 _GRAMMAR_TRIES: Final = 128  # of the likeliest tokens before a grammar is applied to all
 _Handle = Any  # a `llama_sampler *`
@@ -36,6 +44,8 @@ class Sampler:
         self._has_own_grammar = bool(options.grammar)
         self._grammar = _grammar(model, options.grammar) if options.grammar else None
         self._chain = None if steps == [Step("greedy")] else _chain(model, options, steps)
+        self._seed = options.seed if steps[-1].name == "dist" else None
+        self._draw_count = 0
 
     def __del__(self) -> None:
         self.close()
@@ -101,6 +111,7 @@ class Sampler:
         self._grammar = None
 
     def _count(self, token: int) -> None:
+        self._draw_count += 1
         if self._chain:
             llama_cpp.llama_sampler_accept(self._chain, token)
         self._recent.add(token)
@@ -125,7 +136,7 @@ class Sampler:
         if needed is not None and self._take_likeliest(logits, max(needed, _GRAMMAR_TRIES)):
             self._candidates.apply(self._grammar)
             if self._candidates.drop_impossible() >= needed + self._changed_count:
-                return self._run_chain()
+                return self._run_chain(is_second=True)
         self._candidates.take_all(logits)
         self._candidates.apply(self._grammar)
         if not self._candidates.drop_impossible():
@@ -133,7 +144,7 @@ class Sampler:
         likeliest = self._candidates.likeliest
         if likeliest in self._model.end_tokens and self._model.end_tokens.issuperset(self._candidates.tokens()):
             return likeliest  # also where a bias forbids it: the grammar has nothing else
-        return self._run_chain()
+        return self._run_chain(is_second=True)
 
     def _nothing_allowed(self, logits: NDArray[np.float32]) -> int:
         """A grammar that no token can continue: the answer ends, or a call that was held goes on freely."""
@@ -156,9 +167,11 @@ class Sampler:
         """Most tokens whose logits the chain may change before it looks for the likeliest."""
         return len(self._biased) + len(self._recent)
 
-    def _run_chain(self) -> int:
+    def _run_chain(self, *, is_second: bool = False) -> int:
         if self._chain is None:
             return self._candidates.likeliest
+        if self._seed is not None:
+            _reseed(self._chain, draw_seed(self._seed, self._draw_count, is_second=is_second))
         self._candidates.apply(self._chain)
         return self._candidates.chosen
 
@@ -235,6 +248,22 @@ def _sampler(model: LlamaModel, options: SamplingOptions, step: Step) -> _Handle
         case "penalties" | "mirostat":
             return getattr(llama_cpp, f"llama_sampler_init_{step.name}")(model.vocab_size, *step.arguments)
     return getattr(llama_cpp, f"llama_sampler_init_{step.name}")(*step.arguments)
+
+
+def draw_seed(seed: int, position: int, *, is_second: bool) -> int:
+    """The seed of one draw, from a request's seed and the tokens it has.
+
+    With it the choice at a position does not depend on how many draws this process made before: an answer that goes on
+    in another process, or is drawn again under a grammar, continues as it would have without.
+    """
+    drawn = sha256(f"{seed},{position},{is_second:d}".encode()).digest()
+    return int.from_bytes(drawn[:4], "little") % RANDOM_SEED
+
+
+def _reseed(chain: _Handle, seed: int) -> None:
+    last = llama_cpp.llama_sampler_chain_n(chain) - 1
+    llama_cpp.llama_sampler_free(llama_cpp.llama_sampler_chain_remove(chain, last))
+    llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_dist(seed))
 
 
 def _grammar(model: LlamaModel, grammar: str) -> _Handle:

@@ -15,7 +15,7 @@ DEFAULT_SAMPLERS: Final = (
 """llama.cpp's order."""
 DEFAULT_BREAKERS: Final = ("\n", ":", '"', "*")
 MIROSTAT_CANDIDATES: Final = 100
-_RANDOM_SEED: Final = 0xFFFFFFFF
+RANDOM_SEED: Final = 0xFFFFFFFF
 _MOST: Final = 2**31 - 1
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "temperature": (0, 100), "top_p": (0, 1), "top_k": (0, _MOST), "min_p": (0, 1), "min_keep": (0, _MOST),
@@ -119,7 +119,7 @@ class Step:
 
 def chain_steps(options: SamplingOptions) -> list[Step]:
     """The samplers of a request in order; those that change nothing are left out."""
-    seed = _RANDOM_SEED if options.seed is None else options.seed
+    seed = RANDOM_SEED if options.seed is None else options.seed
     steps = [Step("logit_bias")] if options.logit_bias else []
     if options.is_greedy:
         return [*steps, *_adjusting(options), Step("greedy")]

@@ -10,7 +10,8 @@ from typing import Any
 from localcode.inference.v1 import inference_pb2 as pb
 from localcode.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 from services.shared.errors import InvalidRequest, ModelNotFound
-from services.worker.answer import Answer
+from services.worker.answer import Answer, merged
+from services.worker.call_guard import replay
 from services.worker.candidates import Candidates
 from services.worker.engine import Engine
 from services.worker.generation import Event, Generation
@@ -154,12 +155,13 @@ class InferenceServicer(InferenceServiceServicer):
         self._resume(generation, request.resume_tokens)
         return generation
 
-    def _resume(self, generation: Generation, delivered: Iterable[int]) -> None:
-        """Replays what was already delivered elsewhere, so that the answer goes on behind it."""
-        for token in delivered:
-            generation.sampler.accept(token)
-            generation.answer.feed(token, self._model.piece(token))
-            generation.tokens.append(token)
+    def _resume(self, generation: Generation, tokens: Iterable[int]) -> None:
+        """Replays what another worker generated, and says it again: the answer goes on behind it."""
+        deltas: list[pb.Delta] = []
+        for token in tokens:
+            deltas += replay(generation, token, self._model.piece(token))
+        for delta in merged(deltas):
+            generation.deliver(pb.GenerateResponse(delta=delta))
 
     def _admitted(self, prepared: Prepared) -> pb.GenerateResponse:
         return pb.GenerateResponse(

@@ -61,6 +61,8 @@ class WorkerSettings(ServiceSettings):
     """A file that remembers the digests of model files."""
     queue_size: int = Field(default=64, ge=0)
     """Requests that may wait for a slot; more are refused."""
+    drain_seconds: float = Field(default=5.0, ge=0, le=3600)
+    """How long answers may go on after a stop signal; then another worker of the model goes on with them."""
     batch_tokens: int = Field(default=512, ge=32, le=8192)
     """Most tokens of one step."""
     step_budget_ms: int = Field(default=250, ge=10)

@@ -1,7 +1,7 @@
 """An inference service that says what a test tells it to, served over real gRPC on a loopback port."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,12 +30,14 @@ def progress(phase: pb.Phase, **counts: int) -> pb.GenerateResponse:
     return pb.GenerateResponse(progress=pb.Progress(phase=phase, **counts))
 
 
-def content(text: str, *, logprobs: list[pb.TokenLogprob] | None = None) -> pb.GenerateResponse:
-    return pb.GenerateResponse(delta=pb.Delta(content=text, logprobs=logprobs))
+def content(
+    text: str, *, logprobs: list[pb.TokenLogprob] | None = None, token_ids: Sequence[int] = ()
+) -> pb.GenerateResponse:
+    return pb.GenerateResponse(delta=pb.Delta(content=text, logprobs=logprobs, token_ids=token_ids))
 
 
-def reasoning(text: str) -> pb.GenerateResponse:
-    return pb.GenerateResponse(delta=pb.Delta(reasoning=text))
+def reasoning(text: str, *, token_ids: Sequence[int] = ()) -> pb.GenerateResponse:
+    return pb.GenerateResponse(delta=pb.Delta(reasoning=text, token_ids=token_ids))
 
 
 def tool_call(index: int, arguments: str = "", *, id: str = "", name: str = "") -> pb.GenerateResponse:  # noqa: A002

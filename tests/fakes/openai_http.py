@@ -62,6 +62,12 @@ class FakeRemote:
             return PlainTextResponse("<html>bad gateway</html>", status_code=502)
         return _stream(_STREAMS["good"])
 
+    async def _crowded(self, text: str, request: Request) -> Response:
+        if self._calls[text] < 2:
+            document = {"error": {"message": "Slow down.", "code": "1302"}}
+            return JSONResponse(document, status_code=429, headers={"retry-after": "1"})
+        return _stream(_STREAMS["good"])
+
     async def _json(self, text: str, request: Request) -> Response:
         message = {"role": "assistant", "content": "whole", "tool_calls": [_call({"id": "j1"}, "read", {"path": "a"})]}
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}

@@ -2,7 +2,8 @@
 
 It serves, registers and answers health checks like a real one. What it does is said by the last message of a prompt:
 `count N` sends N deltas, `hang` admits and then waits, `silent` waits before it admits, `half` stops after the first
-delta, `cut` ends there without a finish; anything else is answered with the worker's id.
+delta, `cut` ends there without a finish; `tell N SECONDS` says N numbered tokens at that pace and can be resumed;
+anything else is answered with the worker's id.
 """
 
 import argparse
@@ -41,7 +42,7 @@ class EchoService(InferenceServiceServicer):
         self.running_count += 1
         report("started", request_id=request.request_id, request_class=request.context.request_class)
         try:
-            async for event in self._answer(_command(request)):
+            async for event in self._answer(_command(request), list(request.resume_tokens)):
                 yield event
         except (asyncio.CancelledError, GeneratorExit):
             report("cancelled", request_id=request.request_id)
@@ -64,7 +65,7 @@ class EchoService(InferenceServiceServicer):
         load = cache_pb2.WorkerLoad(running_count=self.running_count)
         return cache_pb2.Worker(worker_id=self.worker_id, address=address, models=[model], load=load)
 
-    async def _answer(self, command: list[str]) -> AsyncIterator[pb.GenerateResponse]:
+    async def _answer(self, command: list[str], resume_tokens: list[int]) -> AsyncIterator[pb.GenerateResponse]:
         match command:
             case ["silent"]:
                 await asyncio.Event().wait()
@@ -83,6 +84,14 @@ class EchoService(InferenceServiceServicer):
                 for number in range(int(count)):
                     yield content(f"{number} ")
                 yield finish()
+            case ["tell", count, seconds]:
+                yield admitted(model=self.name)
+                if resume_tokens:
+                    yield content("".join(f"{number} " for number in resume_tokens), token_ids=resume_tokens)
+                for number in range(len(resume_tokens), int(count)):
+                    await asyncio.sleep(float(seconds))
+                    yield content(f"{number} ", token_ids=[number])
+                yield finish(completion_token_count=int(count))
             case _:
                 yield admitted(model=self.name)
                 yield content(self.worker_id)

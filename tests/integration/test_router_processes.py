@@ -45,21 +45,25 @@ class System:
         self.cache: Process
         self.router: Process
 
-    async def start(self) -> None:
-        configuration = self.directory / "localcode.toml"
-        configuration.write_text(CONFIGURATION)
+    async def start(self, **variables: str) -> None:
+        (self.directory / "localcode.toml").write_text(CONFIGURATION)
         await self.start_cache()
-        self.router = await self.stack.enter_async_context(
-            running(
-                "services.router",
-                LOCALCODE_CONFIG=str(configuration),
-                LOCALCODE_ROUTER_LISTEN=self.router_address,
-                LOCALCODE_ROUTER_CACHE_ADDRESS=self.cache_address,
-            )
-        )
-        await until_serving(self.router_address)
+        self.router = await self.start_router(self.router_address, **variables)
         channel = await self.stack.enter_async_context(open_channel(self.router_address))
         self.inference, self.status_stub = InferenceServiceStub(channel), RouterServiceStub(channel)
+
+    async def start_router(self, address: str, **variables: str) -> Process:
+        router = await self.stack.enter_async_context(
+            running(
+                "services.router",
+                LOCALCODE_CONFIG=str(self.directory / "localcode.toml"),
+                LOCALCODE_ROUTER_LISTEN=address,
+                LOCALCODE_ROUTER_CACHE_ADDRESS=self.cache_address,
+                **variables,
+            )
+        )
+        await until_serving(address)
+        return router
 
     async def start_cache(self) -> None:
         self.cache = await self.stack.enter_async_context(
@@ -67,10 +71,9 @@ class System:
         )
         await until_serving(self.cache_address)
 
-    async def start_worker(self, worker_id: str, *, name: str = "coder") -> Process:
-        worker = await self.stack.enter_async_context(
-            running("tests.fakes.worker", "--name", name, "--worker-id", worker_id, "--cache", self.cache_address)
-        )
+    async def start_worker(self, worker_id: str, *, name: str = "coder", slots: int = 4) -> Process:
+        arguments = ("--name", name, "--worker-id", worker_id, "--cache", self.cache_address, "--slots", str(slots))
+        worker = await self.stack.enter_async_context(running("tests.fakes.worker", *arguments))
         self.workers[worker_id] = worker
         return worker
 
@@ -89,6 +92,12 @@ class System:
 
     async def answer(self, text: str, *, model: str = "coder") -> str:
         return "".join([event.delta.content async for event in self.generate(text, model=model)])
+
+
+async def next_but_routed(call: grpc.aio.UnaryStreamCall) -> pb.GenerateResponse:
+    """Reads the next event that comes from the worker."""
+    event = await call.read()
+    return await call.read() if event.HasField("routed") else event
 
 
 @pytest.fixture
@@ -130,7 +139,7 @@ async def test_a_worker_killed_before_its_first_token_is_replaced_unseen(system:
     first = await system.start_worker("a")
     await system.until_healthy("a")
     call = system.generate("silent")
-    reading = asyncio.create_task(call.read())
+    reading = asyncio.create_task(next_but_routed(call))
     await first.until("started")
     await system.start_worker("b")
     await system.until_healthy("a", "b")
@@ -155,7 +164,7 @@ async def test_a_worker_killed_in_the_middle_of_its_answer_is_an_error(system: S
     await system.start_worker("b")
     await system.until_healthy("a", "b")
     call = system.generate("half")
-    assert (await call.read()).HasField("admitted")
+    assert (await next_but_routed(call)).HasField("admitted")
     assert (await call.read()).delta.content == "half"
     serving = next(worker for worker in system.workers.values() if any(e["event"] == "started" for e in worker.events))
     await serving.kill()
@@ -218,7 +227,7 @@ async def test_a_client_that_leaves_cancels_the_workers_request(system: System) 
     worker = await system.start_worker("a")
     await system.until_healthy("a")
     call = system.generate("hang", request_id="r7")
-    assert (await call.read()).HasField("admitted")
+    assert (await next_but_routed(call)).HasField("admitted")
     call.cancel()
     assert (await worker.until("cancelled", seconds=2))["request_id"] == "r7"
 
@@ -227,7 +236,7 @@ async def test_a_client_that_stops_reading_and_leaves_cancels_the_workers_reques
     worker = await system.start_worker("a")
     await system.until_healthy("a")
     call = system.generate("count 10000000")
-    assert (await call.read()).HasField("admitted")
+    assert (await next_but_routed(call)).HasField("admitted")
     await asyncio.sleep(0.5)  # flow control has stopped the router's writes by now
     call.cancel()
     await worker.until("cancelled", seconds=5)

@@ -42,9 +42,12 @@ class Upstream:
 
 
 def workers(cache_address: str) -> list[cache_pb2.Worker]:
-    with grpc.insecure_channel(cache_address) as channel:
-        stub = CacheServiceStub(channel)
-        return list(stub.ListWorkers(cache_pb2.ListWorkersRequest(), timeout=5, wait_for_ready=True).workers)
+    # The service may still be starting: the default back-off would look again too late on a busy machine.
+    options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200)]
+    with grpc.insecure_channel(cache_address, options=options) as channel:
+        request = cache_pb2.ListWorkersRequest()
+        answer = CacheServiceStub(channel).ListWorkers(request, timeout=START_SECONDS, wait_for_ready=True)
+        return list(answer.workers)
 
 
 @contextmanager
@@ -201,6 +204,10 @@ async def test_a_json_answer_is_converted(stub: InferenceServiceStub) -> None:
     assert order(events) == ["admitted", "content", "tool_call", "finish"]
     assert json.loads(events[2].delta.tool_call.arguments) == {"path": "a"}
     assert events[-1].finish.usage == USAGE
+
+
+async def test_a_remote_that_is_busy_for_a_moment_is_asked_again(stub: InferenceServiceStub) -> None:
+    assert (await answer(stub, "crowded"))[-1].finish.reason == pb.FINISH_REASON_STOP
 
 
 async def test_a_remote_that_fails_twice_is_asked_again(stub: InferenceServiceStub) -> None:

@@ -369,7 +369,10 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def resume_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens of this answer that were already delivered: the generation continues behind them and does not repeat them."""
+        """Tokens of this answer that arrived before its worker was lost: the generation goes on behind them. What they say is
+        sent again at once, from its first character, for the worker may have died between two deltas of one token; who
+        resumes drops what it has. Errors: `UNIMPLEMENTED` where the tokens of a remote model are not known.
+        """
 
     @_builtins.property
     def speculation(self) -> Global___Speculation:
@@ -449,6 +452,7 @@ class RequestContext(_message.Message):
     PARENT_SESSION_ID_FIELD_NUMBER: _builtins.int
     USER_AGENT_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     request_class: Global___RequestClass.ValueType
     """The kind of request; unspecified lets the router classify it."""
     session_id: _builtins.str
@@ -457,6 +461,8 @@ class RequestContext(_message.Message):
     """The session that spawned this one (subagents), or empty."""
     user_agent: _builtins.str
     """The client program, as its User-Agent says."""
+    key_id: _builtins.str
+    """Whose request it is, for fair shares: a hash of the API key, never the key; or empty."""
     @_builtins.property
     def lineage(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Lineage hashes of the prompt, root first; filled by the router."""
@@ -469,10 +475,11 @@ class RequestContext(_message.Message):
         parent_session_id: _builtins.str = ...,
         user_agent: _builtins.str = ...,
         lineage: _abc.Iterable[_builtins.bytes] | None = ...,
+        key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "parent_session_id", b"parent_session_id", "request_class", b"request_class", "session_id", b"session_id", "user_agent", b"user_agent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "lineage", b"lineage", "parent_session_id", b"parent_session_id", "request_class", b"request_class", "session_id", b"session_id", "user_agent", b"user_agent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1065,6 +1072,7 @@ class GenerateResponse(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
+    ROUTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def admitted(self) -> Global___Admitted:
         """The request is valid and holds a place."""
@@ -1081,6 +1089,10 @@ class GenerateResponse(_message.Message):
     def finish(self) -> Global___Finish:
         """The end."""
 
+    @_builtins.property
+    def routed(self) -> Global___Routed:
+        """The router has chosen the model; comes first, and again if another one takes its place. Workers send none."""
+
     def __init__(
         self,
         *,
@@ -1088,16 +1100,49 @@ class GenerateResponse(_message.Message):
         progress: Global___Progress | None = ...,
         delta: Global___Delta | None = ...,
         finish: Global___Finish | None = ...,
+        routed: Global___Routed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "delta", b"delta", "event", b"event", "finish", b"finish", "progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "delta", b"delta", "event", b"event", "finish", b"finish", "progress", b"progress", "routed", b"routed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "delta", b"delta", "event", b"event", "finish", b"finish", "progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "delta", b"delta", "event", b"event", "finish", b"finish", "progress", b"progress", "routed", b"routed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["admitted", "progress", "delta", "finish"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["admitted", "progress", "delta", "finish", "routed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class Routed(_message.Message):
+    """Which model a request goes to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REQUEST_CLASS_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model's name, never an alias."""
+    request_class: _builtins.str
+    """The kind of request in lower case, such as `main`."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What decided, in a few words each, such as `class title: small`."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        request_class: _builtins.str = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reasons", b"reasons", "request_class", b"request_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Routed: _TypeAlias = Routed  # noqa: Y015
 
 @_typing.final
 class Admitted(_message.Message):

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from localcode.cache.v1 import cache_pb2 as _cache_pb2
+from localcode.inference.v1 import inference_pb2 as _inference_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,196 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class RouteRequest(_message.Message):
+    """A request that is not to be answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> _inference_pb2.GenerateRequest:
+        """The request."""
+
+    def __init__(
+        self,
+        *,
+        request: _inference_pb2.GenerateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteRequest: _TypeAlias = RouteRequest  # noqa: Y015
+
+@_typing.final
+class RouteResponse(_message.Message):
+    """Where it would go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTED_FIELD_NUMBER: _builtins.int
+    CONSIDERED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def routed(self) -> _inference_pb2.Routed:
+        """The decision."""
+
+    @_builtins.property
+    def considered(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsideredModel]:
+        """All models that were considered, the chosen one first."""
+
+    def __init__(
+        self,
+        *,
+        routed: _inference_pb2.Routed | None = ...,
+        considered: _abc.Iterable[Global___ConsideredModel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["routed", b"routed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered", b"considered", "routed", b"routed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteResponse: _TypeAlias = RouteResponse  # noqa: Y015
+
+@_typing.final
+class ConsideredModel(_message.Message):
+    """A model that a request could go to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    OBSTACLE_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_SECONDS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Its name."""
+    obstacle: _builtins.str
+    """Why it can't take the request; empty if it can."""
+    first_token_seconds: _builtins.float
+    """Seconds to the first token that are to be expected there; 0 if not known."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        obstacle: _builtins.str = ...,
+        first_token_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token_seconds", b"first_token_seconds", "model", b"model", "obstacle", b"obstacle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsideredModel: _TypeAlias = ConsideredModel  # noqa: Y015
+
+@_typing.final
+class EstimateRequest(_message.Message):
+    """A request whose cost is asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> _inference_pb2.GenerateRequest:
+        """The request."""
+
+    def __init__(
+        self,
+        *,
+        request: _inference_pb2.GenerateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateRequest: _TypeAlias = EstimateRequest  # noqa: Y015
+
+@_typing.final
+class EstimateResponse(_message.Message):
+    """What a request would cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    IS_TOKENIZED_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
+    PREFILL_SECONDS_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    worker_id: _builtins.str
+    """The worker."""
+    prompt_token_count: _builtins.int
+    """Tokens in the prompt."""
+    is_tokenized: _builtins.bool
+    """Whether the prompt was tokenized, not guessed from its length."""
+    prefill_token_count: _builtins.int
+    """Prompt tokens that must be computed."""
+    queue_seconds: _builtins.float
+    """Seconds until a slot is free."""
+    prefill_seconds: _builtins.float
+    """Seconds until the prompt is computed, from there."""
+    queue_position: _builtins.int
+    """Requests that wait before it."""
+    @_builtins.property
+    def cached(self) -> _containers.RepeatedCompositeFieldContainer[Global___CachedTokens]:
+        """Prompt tokens whose KV state is there, by tier."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
+        prompt_token_count: _builtins.int = ...,
+        is_tokenized: _builtins.bool = ...,
+        cached: _abc.Iterable[Global___CachedTokens] | None = ...,
+        prefill_token_count: _builtins.int = ...,
+        queue_seconds: _builtins.float = ...,
+        prefill_seconds: _builtins.float = ...,
+        queue_position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "is_tokenized", b"is_tokenized", "model", b"model", "prefill_seconds", b"prefill_seconds", "prefill_token_count", b"prefill_token_count", "prompt_token_count", b"prompt_token_count", "queue_position", b"queue_position", "queue_seconds", b"queue_seconds", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateResponse: _TypeAlias = EstimateResponse  # noqa: Y015
+
+@_typing.final
+class CachedTokens(_message.Message):
+    """KV state in one tier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    tier: _builtins.str
+    """Where: `worker` is all that the worker itself holds."""
+    token_count: _builtins.int
+    """Tokens."""
+    def __init__(
+        self,
+        *,
+        tier: _builtins.str = ...,
+        token_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tier", b"tier", "token_count", b"token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CachedTokens: _TypeAlias = CachedTokens  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):
@@ -46,10 +237,14 @@ class GetStatusResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     CACHE_REACHABLE_FIELD_NUMBER: _builtins.int
     CLASS_COUNTS_FIELD_NUMBER: _builtins.int
+    MIGRATION_COUNT_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
     default_model: _builtins.str
     """The model of requests that name none."""
     cache_reachable: _builtins.bool
     """Whether the cache service answered last time."""
+    migration_count: _builtins.int
+    """Answers that another worker went on with since the start."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerStatus]:
         """The workers it may route to."""
@@ -58,6 +253,10 @@ class GetStatusResponse(_message.Message):
     def class_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassCount]:
         """Requests routed since the start, by class."""
 
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueStatus]:
+        """Requests that wait in the router, by model."""
+
     def __init__(
         self,
         *,
@@ -65,14 +264,42 @@ class GetStatusResponse(_message.Message):
         workers: _abc.Iterable[Global___WorkerStatus] | None = ...,
         cache_reachable: _builtins.bool = ...,
         class_counts: _abc.Iterable[Global___ClassCount] | None = ...,
+        migration_count: _builtins.int = ...,
+        queues: _abc.Iterable[Global___QueueStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_reachable", b"cache_reachable", "class_counts", b"class_counts", "default_model", b"default_model", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_reachable", b"cache_reachable", "class_counts", b"class_counts", "default_model", b"default_model", "migration_count", b"migration_count", "queues", b"queues", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class QueueStatus(_message.Message):
+    """Requests that wait for a worker of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    WAITING_COUNT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    waiting_count: _builtins.int
+    """How many wait."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        waiting_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "waiting_count", b"waiting_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueueStatus: _TypeAlias = QueueStatus  # noqa: Y015
 
 @_typing.final
 class WorkerStatus(_message.Message):

@@ -40,6 +40,16 @@ class RouterServiceStub:
                 request_serializer=localcode_dot_router_dot_v1_dot_router__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.Route = channel.unary_unary(
+                '/localcode.router.v1.RouterService/Route',
+                request_serializer=localcode_dot_router_dot_v1_dot_router__pb2.RouteRequest.SerializeToString,
+                response_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.RouteResponse.FromString,
+                _registered_method=True)
+        self.Estimate = channel.unary_unary(
+                '/localcode.router.v1.RouterService/Estimate',
+                request_serializer=localcode_dot_router_dot_v1_dot_router__pb2.EstimateRequest.SerializeToString,
+                response_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.EstimateResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -54,6 +64,22 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Route(self, request, context):
+        """Says which model a request would go to, and why, without answering it.
+        Errors: `NOT_FOUND` for an unknown model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Estimate(self, request, context):
+        """Says which worker would answer a request, and when its first token is to be expected.
+        Errors: `NOT_FOUND` for an unknown model, `UNAVAILABLE` while no worker runs it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +87,16 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.GetStatusRequest.FromString,
                     response_serializer=localcode_dot_router_dot_v1_dot_router__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'Route': grpc.unary_unary_rpc_method_handler(
+                    servicer.Route,
+                    request_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.RouteRequest.FromString,
+                    response_serializer=localcode_dot_router_dot_v1_dot_router__pb2.RouteResponse.SerializeToString,
+            ),
+            'Estimate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Estimate,
+                    request_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.EstimateRequest.FromString,
+                    response_serializer=localcode_dot_router_dot_v1_dot_router__pb2.EstimateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +127,60 @@ class RouterService:
             '/localcode.router.v1.RouterService/GetStatus',
             localcode_dot_router_dot_v1_dot_router__pb2.GetStatusRequest.SerializeToString,
             localcode_dot_router_dot_v1_dot_router__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Route(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/localcode.router.v1.RouterService/Route',
+            localcode_dot_router_dot_v1_dot_router__pb2.RouteRequest.SerializeToString,
+            localcode_dot_router_dot_v1_dot_router__pb2.RouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Estimate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/localcode.router.v1.RouterService/Estimate',
+            localcode_dot_router_dot_v1_dot_router__pb2.EstimateRequest.SerializeToString,
+            localcode_dot_router_dot_v1_dot_router__pb2.EstimateResponse.FromString,
             options,
             channel_credentials,
             insecure,

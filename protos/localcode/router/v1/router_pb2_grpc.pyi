@@ -37,6 +37,14 @@ class RouterServiceStub:
     """Reports the workers and services that the router sees, and what it has routed.
     Errors: none.
     """
+    Route: _grpc.UnaryUnaryMultiCallable[_router_pb2.RouteRequest, _router_pb2.RouteResponse]
+    """Says which model a request would go to, and why, without answering it.
+    Errors: `NOT_FOUND` for an unknown model.
+    """
+    Estimate: _grpc.UnaryUnaryMultiCallable[_router_pb2.EstimateRequest, _router_pb2.EstimateResponse]
+    """Says which worker would answer a request, and when its first token is to be expected.
+    Errors: `NOT_FOUND` for an unknown model, `UNAVAILABLE` while no worker runs it.
+    """
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -46,6 +54,14 @@ class RouterServiceAsyncStub(RouterServiceStub):
     GetStatus: _aio.UnaryUnaryMultiCallable[_router_pb2.GetStatusRequest, _router_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Reports the workers and services that the router sees, and what it has routed.
     Errors: none.
+    """
+    Route: _aio.UnaryUnaryMultiCallable[_router_pb2.RouteRequest, _router_pb2.RouteResponse]  # type: ignore[assignment]
+    """Says which model a request would go to, and why, without answering it.
+    Errors: `NOT_FOUND` for an unknown model.
+    """
+    Estimate: _aio.UnaryUnaryMultiCallable[_router_pb2.EstimateRequest, _router_pb2.EstimateResponse]  # type: ignore[assignment]
+    """Says which worker would answer a request, and when its first token is to be expected.
+    Errors: `NOT_FOUND` for an unknown model, `UNAVAILABLE` while no worker runs it.
     """
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -59,6 +75,26 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_router_pb2.GetStatusResponse, _abc.Awaitable[_router_pb2.GetStatusResponse]]:
         """Reports the workers and services that the router sees, and what it has routed.
         Errors: none.
+        """
+
+    @_abc_1.abstractmethod
+    def Route(
+        self,
+        request: _router_pb2.RouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.RouteResponse, _abc.Awaitable[_router_pb2.RouteResponse]]:
+        """Says which model a request would go to, and why, without answering it.
+        Errors: `NOT_FOUND` for an unknown model.
+        """
+
+    @_abc_1.abstractmethod
+    def Estimate(
+        self,
+        request: _router_pb2.EstimateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.EstimateResponse, _abc.Awaitable[_router_pb2.EstimateResponse]]:
+        """Says which worker would answer a request, and when its first token is to be expected.
+        Errors: `NOT_FOUND` for an unknown model, `UNAVAILABLE` while no worker runs it.
         """
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

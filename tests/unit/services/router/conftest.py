@@ -10,7 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from localcode.cache.v1 import cache_pb2
 from localcode.inference.v1 import inference_pb2 as pb
+from services.router.flights import Flights
 from services.router.forward import Forwarder
+from services.router.gate import Gate
 from services.router.lineages import Lineages
 from services.router.metrics import RouterMetrics
 from services.router.workers import WorkerDirectory
@@ -58,10 +60,16 @@ class Rig:
         self.metrics = RouterMetrics(self.registry)
         self.directory = WorkerDirectory(self.cache)
         self.lineages = Lineages(self.cache)
+        self.gate = Gate(self.directory, queue_size=8)
+        self.flights = Flights(rejoin_seconds=5)
+        self.gate.make_room = self.flights.make_room
         self.forwarder = self.make_forwarder()
 
-    def make_forwarder(self, *, worker_wait_seconds: float = 5) -> Forwarder:
-        return Forwarder(self.directory, self.lineages, self.metrics, worker_wait_seconds=worker_wait_seconds)
+    def make_forwarder(self, *, worker_wait_seconds: float = 5, resume_wait_seconds: float = 5) -> Forwarder:
+        return Forwarder(
+            self.directory, self.gate, self.lineages, self.metrics, worker_wait_seconds=worker_wait_seconds,
+            resume_wait_seconds=resume_wait_seconds,
+        )  # fmt: skip
 
     async def start_worker(self, worker_id: str, *, model: str = "coder", slots: int = 4) -> FakeInferenceService:
         service = FakeInferenceService()
@@ -98,6 +106,7 @@ async def cold_rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     async with AsyncExitStack() as stack:
         rig = Rig(stack)
         yield rig
+        await rig.flights.aclose()
         await rig.lineages.close()
 
 

@@ -113,16 +113,67 @@ CASES = {
 
 @pytest.mark.parametrize(("request_", "expected"), CASES.values(), ids=CASES)
 def test_a_request_is_recognised(request_: pb.GenerateRequest, expected: str) -> None:
-    assert class_name(classify(request_, RULES)) == expected
+    assert class_name(classify(request_, RULES).request_class) == expected
 
 
 def test_a_class_that_is_given_stays() -> None:
     request = chat_request(*CONVERSATION, tools=10)
     request.context.request_class = pb.REQUEST_CLASS_COMPACTION
-    assert classify(request, RULES) == pb.REQUEST_CLASS_COMPACTION
+    assert classify(request, RULES).request_class == pb.REQUEST_CLASS_COMPACTION
 
 
 def test_the_rules_can_be_configured() -> None:
     rules = RouterSettings(title_prefixes=("Name this:",)).class_rules
     request = chat_request(text(pb.ROLE_SYSTEM, "Name this: ..."), text(pb.ROLE_USER, "Hi"))
-    assert classify(request, rules) == pb.REQUEST_CLASS_TITLE
+    assert classify(request, rules).request_class == pb.REQUEST_CLASS_TITLE
+
+
+def test_the_rule_that_decided_is_named() -> None:
+    assert classify(chat_request(text(pb.ROLE_SYSTEM, TITLE)), RULES).rule == "rule title"
+    assert classify(chat_request(text(pb.ROLE_SYSTEM, AGENT), tools=3), RULES).rule == "tools"
+    assert classify(chat_request(parent="ses_0"), RULES).rule == "x-parent-session-id"
+
+
+def of_client(user_agent: str, *messages: pb.Message, tools: int = 0) -> pb.GenerateRequest:
+    request = chat_request(*messages, tools=tools)
+    request.context.user_agent = user_agent
+    return request
+
+
+OTHER_CLIENTS = {
+    "claude code's loop": (
+        of_client("claude-cli/2.1.197 (external, cli)", text(pb.ROLE_SYSTEM, "You are Claude Code."), tools=26), "main"
+    ),
+    "claude code's title": (
+        of_client(
+            "claude-cli/2.1.197", text(pb.ROLE_SYSTEM, "Write a short Title."), text(pb.ROLE_USER, "Two tests fail")
+        ),
+        "title",
+    ),
+    "claude code's compaction": (
+        of_client(
+            "claude-cli/2.1.197", text(pb.ROLE_SYSTEM, "You are helpful."),
+            text(pb.ROLE_USER, "Your task is to create a detailed summary of the conversation so far."), tools=26,
+        ),
+        "compaction",
+    ),
+    "codex's loop": (of_client("codex_cli_rs/0.169.0", text(pb.ROLE_SYSTEM, "You are Codex."), tools=9), "main"),
+    "qwen code's loop": (of_client("QwenCode/0.15.10", text(pb.ROLE_SYSTEM, "You are Qwen Code."), tools=15), "main"),
+    "qwen code's compaction": (
+        of_client("QwenCode/0.15.10", text(pb.ROLE_SYSTEM, "Answer with one <state_snapshot>.")), "compaction"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_CLIENTS)
+def test_other_agents_are_known(name: str) -> None:
+    request_, expected = OTHER_CLIENTS[name]
+    assert class_name(classify(request_, RULES).request_class) == expected
+
+
+def test_rules_of_ones_own_come_first_and_all_their_conditions_hold() -> None:
+    own = {"name": "nightly", "request_class": "title", "user_agent": "cron", "has_tools": True}
+    rules = RouterSettings(class_rules_first=[own]).class_rules  # type: ignore[list-item]
+    assert classify(of_client("Cron/1", tools=1), rules).rule == "rule nightly"
+    assert classify(of_client("Cron/1"), rules).rule == "no tools"
+    assert classify(of_client("other", tools=1), rules).rule == "tools"

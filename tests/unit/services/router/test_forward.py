@@ -9,7 +9,7 @@ from grpc import StatusCode
 from localcode.cache.v1 import cache_pb2
 from localcode.inference.v1 import inference_pb2 as pb
 from services.router.trip import Trip
-from services.shared.errors import InvalidRequest, NoWorker, Overloaded, WorkerLost, error_info
+from services.shared.errors import BackendFailed, InvalidRequest, NoWorker, Overloaded, WorkerLost, error_info
 from tests.fakes.inference import admitted, content, finish, spoken
 
 HASHES = [bytes([number]) * 32 for number in range(4)]
@@ -20,6 +20,10 @@ async def collect(rig: Any, request: pb.GenerateRequest, trip: Trip | None = Non
     async for event in rig.forwarder.generate(trip or Trip("coder"), request):
         events.append(event)  # noqa: PERF401  what came before an error counts too
     return events
+
+
+def conversation() -> Trip:
+    return Trip("coder", hashes=HASHES, token_counts=[5000, 5100, 5200, 5300], is_continuation=True)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -62,9 +66,9 @@ async def test_requests_in_a_row_are_spread_over_idle_workers(rig: Any, request_
 async def test_a_busy_worker_is_avoided(rig: Any, request_: pb.GenerateRequest) -> None:
     services = {"a": await rig.start_worker("a"), "b": await rig.start_worker("b")}
     await rig.until_healthy("a", "b")
-    with rig.directory.workers[0].open_request():
-        for _ in range(3):
-            await collect(rig, request_)
+    rig.directory.workers[0].open_request(Trip("coder"))
+    for _ in range(3):
+        await collect(rig, request_)
     assert len(services["b"].requests) == 3
 
 
@@ -75,17 +79,20 @@ async def test_a_continued_conversation_goes_to_the_worker_that_knows_it(
     await rig.until_healthy("a", "b")
     rig.cache.match = cache_pb2.LookupLineageResponse(matched_count=2, worker_ids=["b"])
     for _ in range(3):
-        await collect(rig, request_, Trip("coder", hashes=HASHES, is_continuation=True))
+        await collect(rig, request_, conversation())
     assert [len(service.requests) for service in services] == [0, 3]
     assert list(rig.cache.lookups[0].hashes) == HASHES
 
 
-async def test_a_shared_system_prompt_alone_binds_nobody(rig: Any, request_: pb.GenerateRequest) -> None:
+async def test_a_shared_system_prompt_that_costs_nothing_to_compute_binds_nobody(
+    rig: Any, request_: pb.GenerateRequest
+) -> None:
     services = [await rig.start_worker("a"), await rig.start_worker("b")]
     await rig.until_healthy("a", "b")
     rig.cache.match = cache_pb2.LookupLineageResponse(matched_count=1, worker_ids=["b"])
-    for _ in range(2):
-        await collect(rig, request_, Trip("coder", hashes=HASHES, is_continuation=True))
+    for number in range(2):
+        hashes = [HASHES[0], bytes([100 + number]) * 32]
+        await collect(rig, request_, Trip("coder", hashes=hashes, token_counts=[4, 9], is_continuation=True))
     assert [len(service.requests) for service in services] == [1, 1]
 
 
@@ -110,7 +117,7 @@ async def test_a_cache_service_that_is_away_does_not_hurt(rig: Any, request_: pb
         await rig.start_worker(worker_id)
     await rig.until_healthy("a", "b")
     rig.cache.is_away = True
-    trip = Trip("coder", hashes=HASHES, is_continuation=True)
+    trip = conversation()
     assert kinds(await collect(rig, request_, trip))[-1] == "finish"
 
 
@@ -135,7 +142,63 @@ async def test_a_stream_without_finish_is_tried_elsewhere_and_admitted_once(
     assert len(broken.requests) == 1
 
 
-async def test_a_stream_without_finish_behind_a_delta_is_an_error(rig: Any, request_: pb.GenerateRequest) -> None:
+async def test_an_answer_that_breaks_off_is_continued_by_another_worker(rig: Any, request_: pb.GenerateRequest) -> None:
+    broken = await rig.start_worker("a")
+    other = await rig.start_worker("b")
+    broken.script = crash(admitted(), content("Hel", token_ids=[1]), content("lo", token_ids=[2]))
+    other.script = lambda _: [admitted(), content("Hello", token_ids=[1, 2]), content("!", token_ids=[3]), finish()]
+    await rig.until_healthy("a", "b")
+    events = await collect(rig, request_)
+    assert kinds(events) == ["admitted", "delta", "delta", "delta", "finish"]
+    assert "".join(event.delta.content for event in events) == "Hello!"
+    assert list(other.requests[0].resume_tokens) == [1, 2]
+    assert count(rig, "localcode_router_migrations_total", model="coder") == 1
+
+
+async def test_an_answer_that_breaks_off_waits_for_a_worker_that_restarts(
+    rig: Any, request_: pb.GenerateRequest
+) -> None:
+    broken = await rig.start_worker("a")
+    broken.script = crash(admitted(), content("x", token_ids=[1]))
+    await rig.until_healthy("a")
+    answer = asyncio.create_task(collect(rig, request_))
+    await until(lambda: broken.requests)
+    broken.script = lambda _: [admitted(), content("xy", token_ids=[1, 2]), finish()]
+    assert "".join(event.delta.content for event in await answer) == "xy"
+
+
+async def test_an_answer_that_nobody_continues_ends_in_an_error(rig: Any, request_: pb.GenerateRequest) -> None:
+    rig.forwarder = rig.make_forwarder(resume_wait_seconds=0.2)
+    broken = await rig.start_worker("a")
+    broken.script = crash(admitted(), content("x", token_ids=[1]))
+    await rig.until_healthy("a")
+    answer = asyncio.create_task(collect(rig, request_))
+    await until(lambda: broken.requests)
+    rig.unlist("a")
+    await rig.stop_worker("a")
+    with pytest.raises(WorkerLost):
+        await answer
+
+
+async def test_an_answer_that_has_begun_waits_for_a_place_at_a_full_worker(
+    rig: Any, request_: pb.GenerateRequest
+) -> None:
+    broken = await rig.start_worker("a")
+    full = await rig.start_worker("b")
+    broken.script = crash(admitted(), content("x", token_ids=[1]))
+    full.script = lambda _: (
+        [Overloaded("full")] if len(full.requests) == 1 else [admitted(), content("xy", token_ids=[1, 2]), finish()]
+    )
+    await rig.until_healthy("a", "b")
+    answer = asyncio.create_task(collect(rig, request_))
+    await until(lambda: broken.requests)
+    rig.unlist("a")
+    await rig.stop_worker("a")
+    assert "".join(event.delta.content for event in await answer) == "xy"
+    assert len(full.requests) == 2
+
+
+async def test_an_answer_of_a_remote_model_that_breaks_off_is_an_error(rig: Any, request_: pb.GenerateRequest) -> None:
     broken = await rig.start_worker("a")
     other = await rig.start_worker("b")
     broken.script = crash(admitted(), content("x"))
@@ -255,3 +318,19 @@ async def test_leaving_the_answer_cancels_the_workers_call(rig: Any, request_: p
     assert service.cancelled_ids == ["r1"]
     assert rig.directory.workers[0].open_count == 0
     assert count(rig, "localcode_router_open_requests", model="coder") == 0
+
+
+async def test_a_worker_whose_engine_fails_again_and_again_is_left_alone(
+    rig: Any, request_: pb.GenerateRequest
+) -> None:
+    broken = await rig.start_worker("a")
+    broken.script = lambda _request: [admitted(), BackendFailed("The engine failed.")]
+    await rig.until_healthy("a")
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await collect(rig, request_)
+    await rig.start_worker("b")
+    await rig.until_healthy("a", "b")
+    for _ in range(3):
+        assert kinds(await collect(rig, request_))[-1] == "finish"
+    assert len(broken.requests) == 3

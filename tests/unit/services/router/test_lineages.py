@@ -16,7 +16,7 @@ def test_a_conversation_goes_on_once_the_model_has_spoken() -> None:
 
 async def test_workers_that_know_the_conversation_are_named(rig: Any) -> None:
     rig.cache.match = cache_pb2.LookupLineageResponse(matched_count=2, worker_ids=["b", "a"])
-    assert await rig.lineages.knowing(HASHES) == ["b", "a"]
+    assert await rig.lineages.knowing(HASHES) == {"b": 2, "a": 2}
 
 
 async def test_a_cache_service_that_is_away_knows_nobody(rig: Any) -> None:

@@ -1,51 +1,31 @@
 import pytest
 
-from services.router.models import Defaults, Model, configured_models, default_model, merge, resolve
+from services.router.models import Defaults, Model, configured_models, default_model, merge, named
 from services.shared.errors import ModelNotFound, NoWorker
 
 CODER, SMALL = Model("coder", ("default", "gpt-4o")), Model("small")
 KNOWN = (CODER, SMALL)
-BOTH_LIVE = frozenset({"coder", "small"})
-TITLES_SMALL = Defaults("coder", {"title": "small"})
 
 
 def test_a_model_is_found_by_name_and_by_alias() -> None:
-    assert resolve("small", "main", KNOWN, Defaults(), BOTH_LIVE) == "small"
-    assert resolve("gpt-4o", "main", KNOWN, Defaults(), BOTH_LIVE) == "coder"
+    assert named("small", KNOWN) == "small"
+    assert named("gpt-4o", KNOWN) == "coder"
 
 
 def test_a_name_wins_over_another_models_alias() -> None:
-    assert resolve("small", "main", (Model("coder", ("small",)), SMALL), Defaults(), BOTH_LIVE) == "small"
+    assert named("small", (Model("coder", ("small",)), SMALL)) == "small"
 
 
 def test_an_unknown_model_is_refused_and_the_known_ones_named() -> None:
     with pytest.raises(ModelNotFound, match=r"'gpt-5'.*coder, small") as refusal:
-        resolve("gpt-5", "main", KNOWN, Defaults(), BOTH_LIVE)
+        named("gpt-5", KNOWN)
     assert refusal.value.param == "model"
 
 
-@pytest.mark.parametrize("requested", ["", "auto"])
-def test_without_a_name_the_default_is_taken(requested: str) -> None:
-    assert resolve(requested, "main", KNOWN, Defaults("small"), BOTH_LIVE) == "small"
-    assert resolve(requested, "main", KNOWN, Defaults("default"), BOTH_LIVE) == "coder"
-
-
-def test_without_a_default_the_first_model_is_taken() -> None:
-    assert resolve("", "main", KNOWN, Defaults(), BOTH_LIVE) == "coder"
-
-
-def test_a_class_has_its_own_default() -> None:
-    assert resolve("auto", "title", KNOWN, TITLES_SMALL, BOTH_LIVE) == "small"
-    assert resolve("auto", "main", KNOWN, TITLES_SMALL, BOTH_LIVE) == "coder"
-
-
-def test_a_named_model_wins_over_the_one_of_the_class() -> None:
-    assert resolve("coder", "title", KNOWN, TITLES_SMALL, BOTH_LIVE) == "coder"
-
-
-def test_a_class_takes_the_default_while_its_own_model_does_not_run() -> None:
-    assert resolve("", "title", KNOWN, TITLES_SMALL, frozenset({"coder"})) == "coder"
-    assert resolve("", "title", (CODER,), TITLES_SMALL, frozenset({"coder"})) == "coder"
+def test_the_default_is_the_configured_one_or_the_first() -> None:
+    assert default_model(KNOWN, Defaults("small")) == "small"
+    assert default_model(KNOWN, Defaults("default")) == "coder"
+    assert default_model(KNOWN, Defaults()) == "coder"
 
 
 def test_a_default_that_does_not_exist_is_refused() -> None:
@@ -55,7 +35,7 @@ def test_a_default_that_does_not_exist_is_refused() -> None:
 
 def test_without_any_model_there_is_no_worker() -> None:
     with pytest.raises(NoWorker) as refusal:
-        resolve("", "main", (), Defaults(), frozenset())
+        default_model((), Defaults())
     assert refusal.value.retry_after_seconds
 
 

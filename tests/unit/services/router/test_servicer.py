@@ -10,7 +10,7 @@ from services.router.servicer import RouterServicer
 from services.router.settings import RouterSettings
 from services.shared.errors import ModelNotFound, NoWorker
 from services.shared.lineage import lineage
-from tests.fakes.inference import admitted
+from tests.fakes.inference import admitted, content, finish
 
 CONFIGURED = (Model("coder", ("default",), 32768), Model("small"))
 
@@ -30,7 +30,7 @@ class Context:
 
 def make_servicer(rig: Any, configured: tuple[Model, ...] = CONFIGURED, **settings: Any) -> RouterServicer:
     chosen = RouterSettings(**{"worker_wait_seconds": 0.2, **settings})
-    return RouterServicer(chosen, configured, rig.directory, rig.forwarder, rig.metrics)
+    return RouterServicer(chosen, configured, rig.directory, rig.gate, rig.forwarder, rig.flights, rig.metrics)
 
 
 def title_request(model: str = "") -> pb.GenerateRequest:
@@ -132,10 +132,67 @@ async def test_the_end_of_a_clients_call_cancels_the_workers(rig: Any) -> None:
     await rig.until_healthy("a")
     context = Context()
     events = make_servicer(rig).Generate(title_request("coder"), context)
-    await anext(events)
+    assert [(await anext(events)).WhichOneof("event") for _ in range(2)] == ["routed", "admitted"]
     assert len(context.callbacks) == 1
     context.callbacks[0](context)
     await asyncio.sleep(0.1)
     assert service.cancelled_ids == ["r1"]
     await events.aclose()
     assert rig.directory.workers[0].open_count == 0
+
+
+async def test_the_decision_is_said_first(rig: Any) -> None:
+    await rig.start_worker("a")
+    await rig.until_healthy("a")
+    first = (await ask(make_servicer(rig), title_request("default")))[0]
+    expected = pb.Routed(model="coder", request_class="title", reasons=["title: rule title", "alias default"])
+    assert first.routed == expected
+
+
+async def test_a_dry_run_says_what_was_considered_and_asks_no_worker(rig: Any) -> None:
+    service = await rig.start_worker("a")
+    await rig.until_healthy("a")
+    servicer = make_servicer(rig, class_models={"title": "small"})
+    answer = await servicer.Route(router_pb2.RouteRequest(request=title_request("auto")), None)
+    assert answer.routed.model == "coder"
+    assert [(one.model, one.obstacle) for one in answer.considered] == [("coder", ""), ("small", "small does not run")]
+    assert service.requests == []
+
+
+async def test_an_estimate_names_the_worker_and_what_it_has_to_compute(rig: Any) -> None:
+    await rig.start_worker("a")
+    await rig.until_healthy("a")
+    servicer = make_servicer(rig)
+    request = title_request("coder")
+    request.chat.messages[1].content[0].text = "word " * 1000
+    ask_again = pb.GenerateRequest()
+    ask_again.CopyFrom(request)
+    cold = await servicer.Estimate(router_pb2.EstimateRequest(request=request), Context())
+    assert (cold.model, cold.worker_id, cold.is_tokenized) == ("coder", "a", False)
+    assert cold.prefill_token_count == cold.prompt_token_count > 1000
+    assert cold.prefill_seconds > 1
+    await ask(servicer, ask_again)
+    warm = await servicer.Estimate(router_pb2.EstimateRequest(request=request), Context())
+    assert warm.cached[0].token_count > 0
+    assert warm.prefill_seconds < cold.prefill_seconds / 10
+
+
+async def test_a_client_that_was_cut_off_gets_its_answer_from_the_beginning(rig: Any) -> None:
+    go_on = asyncio.Event()
+    service = await rig.start_worker("a")
+    service.script = lambda _request: [admitted(), content("Hel"), go_on, content("lo"), finish()]
+    await rig.until_healthy("a")
+    servicer, request = make_servicer(rig), title_request("coder")
+    request.context.session_id = "ses_1"
+    again = pb.GenerateRequest()
+    again.CopyFrom(request)
+    again.request_id = "r2"
+    events = servicer.Generate(request, Context())
+    for _ in range(3):
+        await anext(events)
+    await events.aclose()
+    answer = asyncio.create_task(ask(servicer, again))
+    await asyncio.sleep(0.05)
+    go_on.set()
+    assert "".join(event.delta.content for event in await answer) == "Hello"
+    assert len(service.requests) == 1

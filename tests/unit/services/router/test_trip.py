@@ -11,6 +11,7 @@ from services.shared.errors import (
     NoWorker,
     Overloaded,
     ServiceError,
+    Unsupported,
 )
 from tests.fakes.inference import admitted, content, finish, progress
 from tests.fakes.rpc import rpc_error
@@ -38,23 +39,62 @@ def test_an_answer_without_details_that_is_no_broken_transport_is_final(code: St
     assert judge(AioRpcError(code, Metadata(), Metadata())) is Failure.FINAL
 
 
+def test_a_model_that_is_remote_can_not_continue_an_answer() -> None:
+    error = rpc_error(Unsupported("remote"))
+    assert judge(error) is Failure.FINAL
+    assert judge(error, is_resumed=True) is Failure.REFUSED
+
+
 def test_a_second_admitted_is_not_passed_on() -> None:
     trip = Trip("coder")
-    assert trip.passes(admitted(prompt_token_count=10))
-    assert not trip.passes(admitted(prompt_token_count=11))
+    assert trip.passed(admitted(prompt_token_count=10))
+    assert not trip.passed(admitted(prompt_token_count=11))
     assert (trip.is_admitted, trip.prompt_token_count) == (True, 11)
 
 
 def test_progress_is_passed_on_and_is_not_a_part_of_the_answer() -> None:
     trip = Trip("coder")
-    assert trip.passes(progress(pb.PHASE_PREFILL))
+    assert trip.passed(progress(pb.PHASE_PREFILL))
     assert not trip.has_delta
 
 
 def test_nothing_is_passed_on_behind_the_finish() -> None:
     trip = Trip("coder")
-    assert trip.passes(content("x"))
-    assert trip.passes(finish(prompt_token_count=12))
-    assert not trip.passes(content("y"))
-    assert not trip.passes(finish())
+    assert trip.passed(content("x"))
+    assert trip.passed(finish(prompt_token_count=12))
+    assert not trip.passed(content("y"))
+    assert not trip.passed(finish())
     assert (trip.has_delta, trip.is_finished, trip.prompt_token_count) == (True, True, 12)
+
+
+def test_the_next_worker_is_asked_to_go_on_behind_the_tokens_that_arrived() -> None:
+    trip, request = Trip("coder"), pb.GenerateRequest(request_id="r")
+    assert trip.begin_attempt(request) is request
+    trip.passed(content("x", token_ids=[7, 8]))
+    assert list(trip.begin_attempt(request).resume_tokens) == [7, 8]
+    assert not request.resume_tokens
+
+
+def test_a_request_that_resumes_already_is_not_taken_back() -> None:
+    trip, request = Trip("coder"), pb.GenerateRequest(resume_tokens=[7, 8, 9])
+    trip.begin_attempt(request)
+    trip.passed(content("x", token_ids=[7]))
+    assert list(trip.begin_attempt(request).resume_tokens) == [7, 8, 9]
+
+
+def test_what_is_said_again_is_not_passed_on() -> None:
+    trip, request = Trip("coder"), pb.GenerateRequest()
+    trip.begin_attempt(request)
+    trip.passed(content("ab", token_ids=[7]))
+    trip.begin_attempt(request)
+    assert not trip.passed(content("ab", token_ids=[7]))
+    again = trip.passed(content("cd", token_ids=[8]))
+    assert again == content("cd", token_ids=[8])
+
+
+def test_a_new_token_forgives_the_workers_that_were_lost() -> None:
+    trip = Trip("coder")
+    trip.lose()
+    trip.lose()
+    trip.passed(content("x", token_ids=[7]))
+    assert trip.lost_count == 0

@@ -5,6 +5,7 @@ import pytest
 
 from localcode.cache.v1 import cache_pb2
 from services.router.models import Model
+from services.router.trip import Trip
 from services.router.worker import RoutedWorker
 from services.router.workers import UNLISTED_SECONDS, is_gone
 from services.shared.grpc_runtime import open_channel
@@ -94,11 +95,12 @@ async def test_the_channel_of_a_forgotten_worker_is_closed_only_when_its_last_re
     await rig.start_worker("a")
     await rig.until_healthy("a")
     worker = rig.directory.workers[0]
-    with worker.open_request():
-        rig.directory.mark_lost(worker)
-        rig.directory.reconcile([])
-        await asyncio.sleep(0.05)
-        assert worker.channel.get_state().name != "SHUTDOWN"
+    worker.open_request(Trip("coder"))
+    rig.directory.mark_lost(worker)
+    rig.directory.reconcile([])
+    await asyncio.sleep(0.05)
+    assert worker.channel.get_state().name != "SHUTDOWN"
+    worker.close_request(Trip("coder"))
     await asyncio.sleep(0.05)
     assert worker.channel.get_state().name == "SHUTDOWN"
 
@@ -146,13 +148,15 @@ async def test_a_candidate_counts_requests_of_others_and_ours_once() -> None:
     clock = Clock()
     async with open_channel("127.0.0.1:1") as channel:
         worker = RoutedWorker(REGISTRATION, channel, clock=clock)
-        assert worker.candidate("coder").load == 3
-        with worker.open_request():
-            assert worker.candidate("coder").load == 3
-        assert worker.candidate("coder").load == 2  # the report still holds the one that has just ended
+        trip = Trip("coder")
+        assert worker.candidate(trip).load == 3
+        worker.open_request(trip)
+        assert worker.candidate(trip).load == 3
+        worker.close_request(trip)
+        assert worker.candidate(trip).load == 2  # the report still holds the one that has just ended
         clock.now += 10
-        assert worker.candidate("coder").load == 3
-        assert worker.candidate("coder").slot_count == 4
+        assert worker.candidate(trip).load == 3
+        assert worker.candidate(trip).slot_count == 4
 
 
 async def test_one_late_health_check_takes_no_worker_out(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,3 +177,34 @@ async def test_one_late_health_check_takes_no_worker_out(rig: Any, monkeypatch: 
     assert (1, True) in seen
     assert (2, False) in seen
     assert (1, False) not in seen
+
+
+async def test_a_worker_knows_the_conversations_that_it_was_sent() -> None:
+    hashes = [bytes([number]) * 32 for number in range(4)]
+    async with open_channel("127.0.0.1:1") as channel:
+        worker = RoutedWorker(REGISTRATION, channel)
+        worker.open_request(Trip("coder", hashes=hashes[:2], token_counts=[5000, 5100]))
+        longer = Trip("coder", hashes=hashes, token_counts=[5000, 5100, 5600, 5700])
+        assert worker.cached_token_count(longer) == 5100
+        assert worker.cached_token_count(Trip("coder", hashes=hashes[3:], token_counts=[10])) == 0
+        longer.matched_elsewhere = {"a": 3, "b": 4}
+        assert worker.cached_token_count(longer) == 5600
+
+
+async def test_prompts_that_are_not_computed_yet_are_a_workers_backlog() -> None:
+    async with open_channel("127.0.0.1:1") as channel:
+        worker = RoutedWorker(REGISTRATION, channel)
+        trip = Trip("coder", request_id="r", hashes=[b"x"], token_counts=[700])
+        worker.open_request(trip)
+        assert worker.candidate(Trip("coder")).backlog_token_count == 700
+        worker.note_prefilled(trip)
+        assert worker.candidate(Trip("coder")).backlog_token_count == 0
+
+
+async def test_a_subagent_finds_its_siblings() -> None:
+    async with open_channel("127.0.0.1:1") as channel:
+        worker = RoutedWorker(REGISTRATION, channel)
+        worker.open_request(Trip("coder", group="parent"))
+        assert worker.candidate(Trip("coder", group="parent")).has_sibling
+        assert not worker.candidate(Trip("coder", group="other")).has_sibling
+        assert not worker.candidate(Trip("coder")).has_sibling

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import BackendFailed, Overloaded
 from services.worker.answer import Answer
+from services.worker.call_guard import replay
 from services.worker.compute_lock import NoComputeLock
 from services.worker.engine import Engine, EngineLimits
 from services.worker.generation import Event, Generation
@@ -98,6 +99,39 @@ def test_an_answer_is_what_the_model_says_and_ends_at_max_tokens() -> None:
     assert request.generated == expected([5, 6, 7], 10)
     assert finish.reason == pb.FINISH_REASON_LENGTH
     assert (finish.usage.prompt_token_count, finish.usage.completion_token_count) == (3, 10)
+
+
+def test_an_answer_that_is_continued_is_the_one_that_was_not_cut() -> None:
+    whole = expected([5, 6, 7], 10)
+    with running_engine() as (engine, _, _):
+        request = Request([5, 6, 7], max_tokens=10)
+        for token in whole[:4]:
+            replay(request.generation, token, FakeModel.piece(token))
+        engine.submit(request.generation)
+        finish = request.wait()
+    assert request.generated == whole
+    assert (finish.usage.prompt_token_count, finish.usage.completion_token_count) == (3, 10)
+
+
+def test_a_continued_answer_whose_last_token_was_generated_ends_at_once() -> None:
+    whole = expected([5, 6, 7], 10)
+    with running_engine() as (engine, context, _):
+        request = Request([5, 6, 7], max_tokens=10)
+        for token in whole:
+            replay(request.generation, token, FakeModel.piece(token))
+        engine.submit(request.generation)
+        finish = request.wait()
+    assert (request.generated, finish.reason, context.prefilled_count) == (whole, pb.FINISH_REASON_LENGTH, 0)
+
+
+def test_a_continued_answer_that_had_reached_its_stop_text_ends_at_once() -> None:
+    with running_engine() as (engine, _, _):
+        request = Request([5, 6, 7], max_tokens=10, make_answer=lambda: Answer(stop=["9 "]))
+        for token in (8, 9):
+            replay(request.generation, token, FakeModel.piece(token))
+        engine.submit(request.generation)
+        finish = request.wait()
+    assert (request.generated, finish.reason, finish.stop_sequence) == ([8, 9], pb.FINISH_REASON_STOP, "9 ")
 
 
 def test_several_requests_decode_in_one_step() -> None:
