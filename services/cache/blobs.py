@@ -93,6 +93,8 @@ class DirectoryBlobs:
 
     async def list(self) -> AsyncIterator[list[tuple[bytes, int]]]:
         """Lists hash and size of all blobs, in pieces."""
+        if not await asyncio.to_thread(read_store_id, self._directory):  # a file system that is not mounted
+            raise StoreUnavailable(f"The KV store's directory {self._directory} is gone.", retry_after_seconds=5.0)
         blobs = blob_directory.list_blobs(self._directory)
         while piece := await asyncio.to_thread(lambda: list(islice(blobs, _LISTED_AT_ONCE))):
             yield piece

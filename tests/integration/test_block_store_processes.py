@@ -82,7 +82,7 @@ async def test_kills_while_blocks_are_written_leave_nothing_wrong(tmp_path: Path
     source = random.Random(victim)
     stored: set[str] = set()
     for seed in range(KILLS):
-        valkey = ValkeyServer(data_dir=tmp_path / "valkey", config={"appendonly": "yes"})
+        valkey = valkey_in(tmp_path)
         valkey.start()
         try:
             async with cache(tmp_path, LOCALCODE_CACHE_REDIS_URL=url_of(valkey)) as (service, address):
@@ -99,7 +99,7 @@ async def test_kills_while_blocks_are_written_leave_nothing_wrong(tmp_path: Path
         finally:
             valkey.stop()
     assert len(stored) > KILLS
-    with ValkeyServer(data_dir=tmp_path / "valkey", config={"appendonly": "yes"}) as valkey:
+    with valkey_in(tmp_path) as valkey:
         async with cache(tmp_path, LOCALCODE_CACHE_REDIS_URL=url_of(valkey)) as (_service, address):
             assert (await verified(address, repair=True)).damaged_count == 0
             found = await verified(address)
@@ -110,8 +110,12 @@ async def test_kills_while_blocks_are_written_leave_nothing_wrong(tmp_path: Path
                     assert await client.get(bytes.fromhex(block_hash)) is not None
 
 
+def valkey_in(directory: Path, data: str = "valkey") -> ValkeyServer:
+    return ValkeyServer(data_dir=directory / data, unix_socket_path=directory / "v.sock", config={"appendonly": "yes"})
+
+
 def url_of(valkey: ValkeyServer) -> str:
-    return f"redis://127.0.0.1:{valkey.port}"
+    return f"unix://{valkey.unix_socket_path}"
 
 
 def pid_of(valkey: ValkeyServer) -> int:
@@ -123,7 +127,7 @@ async def test_no_prompt_can_be_read_in_what_is_on_the_disk(tmp_path: Path) -> N
     """Blobs, and the whole data directory of Redis, its append-only file and its dump."""
     (block,) = plain_chain(1, 1)
     sentinels = [block.header.tokens[start : start + 8] for start in range(0, 1024, 8)]
-    with ValkeyServer(data_dir=tmp_path / "valkey", config={"appendonly": "yes"}) as valkey:
+    with valkey_in(tmp_path) as valkey:
         async with (
             cache(tmp_path, LOCALCODE_CACHE_REDIS_URL=url_of(valkey)) as (_process, address),
             client_of(tmp_path, address) as client,
@@ -141,12 +145,10 @@ async def test_no_prompt_can_be_read_in_what_is_on_the_disk(tmp_path: Path) -> N
 
 async def test_a_redis_that_was_emptied_or_restarted_empty_gets_its_index_back(tmp_path: Path) -> None:
     blocks = plain_chain(1, 5)
-    server = ValkeyServer(data_dir=tmp_path / "valkey")
+    server = valkey_in(tmp_path)
     server.start()
-    port = server.port
-    url = f"redis://127.0.0.1:{port}"
     async with (
-        cache(tmp_path, LOCALCODE_CACHE_REDIS_URL=url) as (_process, address),
+        cache(tmp_path, LOCALCODE_CACHE_REDIS_URL=url_of(server)) as (_process, address),
         client_of(tmp_path, address) as client,
     ):
         await put_all(client, blocks)
@@ -158,7 +160,7 @@ async def test_a_redis_that_was_emptied_or_restarted_empty_gets_its_index_back(t
         assert (await client.lookup([blocks[0].hash])).hashes == ()
         assert await client.get(blocks[0].hash) is not None  # the directory is still there
         assert not await client.put(*part_of(plain_chain(2, 1)[0]))
-        with ValkeyServer(port=port, data_dir=tmp_path / "empty"):
+        with valkey_in(tmp_path, data="empty"):
             await until_all_hit(client, blocks)
             assert await client.put(*part_of(plain_chain(2, 1)[0]))
 

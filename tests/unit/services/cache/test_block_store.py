@@ -9,7 +9,7 @@ from services.cache.block_index import Lease
 from services.cache.block_store import BlockStore
 from services.cache.verify import Findings, has_lost, reconcile, verify
 from services.shared.blob_directory import blob_path, write_blob
-from services.shared.errors import BlockBusy, BlockNotFound, InvalidRequest, StoreFull
+from services.shared.errors import BlockBusy, BlockNotFound, InvalidRequest, StoreFull, StoreUnavailable
 from services.shared.keyring import Keyring
 from services.shared.sealing import BlockRole
 from tests.fakes.block_store import FINGERPRINT, SEALED_BYTES, Plain, make_store, plain_chain
@@ -216,6 +216,17 @@ async def test_entries_without_a_blob_are_forgotten(store: BlockStore) -> None:
     await store.blobs.delete(blocks[1].hash)
     assert (await reconcile(store)).missing_count == 1
     assert await stored(store, blocks) == [0, 2]
+
+
+async def test_a_directory_that_is_not_mounted_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "kv")
+    blocks = plain_chain(1, 2)
+    await put_all(store, blocks)
+    (tmp_path / "kv").rename(tmp_path / "away")
+    with pytest.raises(StoreUnavailable):
+        await reconcile(store)
+    (tmp_path / "away").rename(tmp_path / "kv")
+    assert await stored(store, blocks) == [0, 1]
 
 
 async def test_verifying_finds_every_kind_of_damage_and_repairs_on_demand(tmp_path: Path) -> None:
