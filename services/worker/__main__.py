@@ -108,7 +108,7 @@ async def _stored_tier(settings: WorkerSettings, loaded: Loaded) -> AsyncIterato
 
 
 def _servicer(
-    settings: WorkerSettings, loaded: Loaded, engine: Engine, worker_id: str, stored: StoredTier | None
+    settings: WorkerSettings, loaded: Loaded, engine: Engine, worker_id: str, stored: StoredTier | None = None
 ) -> InferenceServicer:
     model = loaded.model
     template = template_of(settings.prompt_layout, model.chat_template or CHATML)
