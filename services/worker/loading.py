@@ -99,9 +99,9 @@ def _pool(
     ram: RamTier | None, name: bytes,
 ) -> KvPool:  # fmt: skip
     parked_cells = size.parked_cells
-    if ram and model.forks_at_any_token and settings.parked_cells is None:
+    if ram is not None and model.forks_at_any_token and settings.parked_cells is None:
         parked_cells = measure_parked_budget(context, at_most=parked_cells)
-    _log.info("kv_tiers_sized", parked_cells=parked_cells, ram_bytes=ram.budget_bytes if ram else 0)
+    _log.info("kv_tiers_sized", parked_cells=parked_cells, ram_bytes=0 if ram is None else ram.budget_bytes)
     return KvPool(
         context.kv, cells=size.cells, sequences=sequences, parked_sequences=settings.parked_sequences,
         parked_cells=parked_cells, forks=model.forks_at_any_token,
