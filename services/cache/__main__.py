@@ -41,8 +41,8 @@ async def open_indexes(settings: CacheSettings) -> AsyncIterator[tuple[Index, Bl
     if settings.redis_url is None:
         yield MemoryIndex(limits), MemoryBlockIndex()
         return
-    url = settings.redis_url.get_secret_value()
-    async with open_redis(url, timeout_seconds=settings.redis_timeout_seconds) as redis:
+    url, timeout = settings.redis_url.get_secret_value(), settings.redis_timeout_seconds
+    async with open_redis(url, timeout_seconds=timeout, is_cluster=settings.redis_cluster) as redis:
         yield RedisIndex(redis, limits), RedisBlockIndex(redis)
 
 

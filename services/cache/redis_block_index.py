@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis.asyncio import Redis
-
 from services.cache.block_index import (
     MAX_NEXT,
     REMOVAL_SECONDS,
@@ -20,7 +18,7 @@ from services.cache.block_index import (
     StoredBlock,
 )
 from services.cache.redis_block_scripts import KEYS, SCRIPTS
-from services.cache.redis_index import translated_errors
+from services.cache.redis_index import AnyRedis, translated_errors
 from services.shared.sealing import HASH_BYTES, BlockRole
 
 
@@ -29,7 +27,7 @@ class RedisBlockIndex:
 
     backend = "redis"
 
-    def __init__(self, redis: "Redis", *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, redis: AnyRedis, *, clock: Callable[[], float] = time.time) -> None:
         self._redis = redis
         self._clock = clock
         self._scripts = {name: redis.register_script(script) for name, script in SCRIPTS.items()}

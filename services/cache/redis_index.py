@@ -7,12 +7,12 @@ Values are worker registrations and hashes; no text is ever stored.
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Any, Final, Union
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from services.cache.index import WORKERS_PER_LINEAGE, LineageLimits, LineageMatch
 from services.shared.errors import StoreUnavailable
@@ -60,10 +60,17 @@ end
 """
 
 
+AnyRedis = Union["Redis", RedisCluster]
+
+
 @asynccontextmanager
-async def open_redis(url: str, *, timeout_seconds: float) -> AsyncIterator["Redis"]:
-    """Opens a client that gives up soon, and closes it when left. It connects on first use and again after a loss."""
-    client = Redis.from_url(
+async def open_redis(url: str, *, timeout_seconds: float, is_cluster: bool = False) -> AsyncIterator[AnyRedis]:
+    """Opens a client that gives up soon, and closes it when left. It connects on first use and again after a loss.
+
+    Of a Redis Cluster, the URL names any node.
+    """
+    kind: Any = RedisCluster if is_cluster else Redis
+    client = kind.from_url(
         url,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
@@ -80,7 +87,7 @@ class RedisIndex:
 
     backend = "redis"
 
-    def __init__(self, redis: "Redis", limits: LineageLimits, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, redis: AnyRedis, limits: LineageLimits, *, clock: Callable[[], float] = time.time) -> None:
         self._redis = redis
         self._limits = limits
         self._clock = clock
@@ -155,7 +162,7 @@ def translated_errors() -> Iterator[None]:
     """Turns what Redis and its connection may raise into `StoreUnavailable`."""
     try:
         yield
-    except (RedisError, OSError) as error:
+    except (RedisError, RedisClusterException, OSError) as error:
         raise StoreUnavailable(f"Redis does not answer ({type(error).__name__}).", retry_after_seconds=1.0) from error
 
 

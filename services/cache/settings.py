@@ -22,6 +22,8 @@ class CacheSettings(ServiceSettings):
     """Where to serve gRPC, `host:port` or `unix:/path`."""
     redis_url: SecretStr | None = None
     """`redis://`, `rediss://` (TLS) or `unix:///path` of a Redis or Valkey; unset keeps the index in memory."""
+    redis_cluster: bool = False
+    """Whether `redis_url` names a node of a Redis Cluster."""
     redis_timeout_seconds: PositiveFloat = 0.5
     """How long connecting to Redis, or one answer of it, may take."""
     max_lineages: PositiveInt = 100_000

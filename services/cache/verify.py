@@ -72,8 +72,8 @@ async def keep_reconciled(
         try:
             counts = await store.index.counts()
             if last is None or has_lost(last, counts) or waited_seconds >= every_seconds:
-                await reconcile(store)
-                counts, waited_seconds = await store.index.counts(), 0.0
+                was_emptied = await _reconcile_watched(store)
+                counts, waited_seconds = await store.index.counts(), every_seconds if was_emptied else 0.0
             show(counts)
             last = counts
         except (ServiceError, OSError) as error:
@@ -82,6 +82,14 @@ async def keep_reconciled(
             last = None
         await asyncio.sleep(WATCH_SECONDS)
         waited_seconds += WATCH_SECONDS
+
+
+async def _reconcile_watched(store: BlockStore) -> bool:
+    """Reconciles, and says whether the index was emptied meanwhile: it then lacks what was indexed before."""
+    await store.index.note_reconciled()
+    begun = await store.index.counts()
+    await reconcile(store)
+    return (await store.index.counts()).reconciled_count <= begun.reconciled_count
 
 
 def has_lost(before: BlockCounts, after: BlockCounts) -> bool:

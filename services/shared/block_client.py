@@ -152,7 +152,7 @@ class BlockClient:
             raise
         return blob
 
-    async def _write(self, block_hash: bytes, blob: bytearray) -> None:
+    async def _write(self, block_hash: bytes, blob: Buffer) -> None:
         directory = await self._shared_directory()
         if directory is None:
             await self._stub.PutBlock(_pieces(block_hash, blob), timeout=_TRANSFER_SECONDS)
@@ -197,7 +197,7 @@ async def open_block_client(address: str, *, fingerprint: bytes, keyring: Keyrin
         yield BlockClient(channel, fingerprint=fingerprint, keyring=keyring)
 
 
-async def _pieces(block_hash: bytes, blob: bytearray) -> AsyncIterator[pb.PutBlockRequest]:
+async def _pieces(block_hash: bytes, blob: Buffer) -> AsyncIterator[pb.PutBlockRequest]:
     view = memoryview(blob)
     for start in range(0, len(view), _PIECE_BYTES):
         yield pb.PutBlockRequest(hash=block_hash, data=bytes(view[start : start + _PIECE_BYTES]))

@@ -9,8 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+from services.shared.aes_gcm import AesGcm
 from services.shared.settings import ConfigurationError
 
 KEY_VARIABLE: Final = "LOCALCODE_KV_KEY"
@@ -31,18 +30,18 @@ class Keyring:
     def __init__(self, keys: Sequence[bytes]) -> None:
         if not keys or any(len(key) != KEY_BYTES for key in keys):
             raise ValueError(f"keys have {KEY_BYTES} bytes")
-        self._ciphers = {key_id_of(key): AESGCM(key) for key in keys}
+        self._ciphers = {key_id_of(key): AesGcm(key) for key in keys}
         self.sealing_key_id = key_id_of(keys[0])
 
     def __len__(self) -> int:
         return len(self._ciphers)
 
-    def cipher(self, key_id: bytes) -> AESGCM | None:
+    def cipher(self, key_id: bytes) -> AesGcm | None:
         """The cipher of a key; None if the key is not ours."""
         return self._ciphers.get(key_id)
 
     @property
-    def sealing_cipher(self) -> AESGCM:
+    def sealing_cipher(self) -> AesGcm:
         """The cipher of the key that seals."""
         return self._ciphers[self.sealing_key_id]
 

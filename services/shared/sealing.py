@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 from cryptography.exceptions import InvalidTag
 
+from services.shared.aes_gcm import TAG_BYTES, allocate
 from services.shared.keyring import KEY_ID_BYTES, Keyring
 
 HASH_BYTES: Final = 32
@@ -21,7 +22,6 @@ TOKEN_BYTES: Final = 4
 VERSION: Final = 1
 _MAGIC: Final = b"LCKV"
 _NONCE_BYTES: Final = 12
-_TAG_BYTES: Final = 16
 _PREAMBLE: Final = struct.Struct(f"<4sH2x{KEY_ID_BYTES}s{HASH_BYTES}s{_NONCE_BYTES}s{_NONCE_BYTES}sIQ")
 _HEADER: Final = struct.Struct(f"<{HASH_BYTES}sB3xId")
 PREAMBLE_BYTES: Final = _PREAMBLE.size
@@ -93,7 +93,7 @@ class Preamble:
 
 def seal_block(
     block_hash: bytes, header: BlockHeader, state: Buffer, *, fingerprint: bytes, keyring: Keyring
-) -> bytearray:
+) -> memoryview:
     """Seals a block into one buffer, under the nonces that the system's random source gives."""
     nonces = os.urandom(_NONCE_BYTES), os.urandom(_NONCE_BYTES)
     return encode_block(block_hash, header, state, fingerprint=fingerprint, keyring=keyring, nonces=nonces)
@@ -107,16 +107,16 @@ def encode_block(
     fingerprint: bytes,
     keyring: Keyring,
     nonces: tuple[bytes, bytes],
-) -> bytearray:
+) -> memoryview:
     """Seals a block under given nonces, which must never be used again with the same key."""
     plain_header = (
         _HEADER.pack(header.parent, header.role, header.token_count, header.recompute_seconds) + header.tokens
     )
-    header_bytes, state_bytes = len(plain_header) + _TAG_BYTES, memoryview(state).nbytes + _TAG_BYTES
+    header_bytes, state_bytes = len(plain_header) + TAG_BYTES, memoryview(state).nbytes + TAG_BYTES
     packed = _PREAMBLE.pack(_MAGIC, VERSION, keyring.sealing_key_id, fingerprint, *nonces, header_bytes, state_bytes)
-    blob = bytearray(PREAMBLE_BYTES + header_bytes + state_bytes)
+    blob = allocate(PREAMBLE_BYTES + header_bytes + state_bytes)
     blob[:PREAMBLE_BYTES] = packed
-    rest = memoryview(blob)[PREAMBLE_BYTES:]
+    rest = blob[PREAMBLE_BYTES:]
     cipher = keyring.sealing_cipher
     cipher.encrypt_into(nonces[0], plain_header, _bound(b"header", block_hash, packed), rest[:header_bytes])
     cipher.encrypt_into(nonces[1], state, _bound(b"state", block_hash, packed), rest[header_bytes:])
@@ -133,7 +133,7 @@ def read_preamble(blob: Buffer) -> Preamble:
         raise BlobRejected("not a block")
     if version != VERSION:
         raise BlobRejected("another version of the format", is_foreign=True)
-    if header_bytes < _HEADER.size + _TAG_BYTES or state_bytes < _TAG_BYTES:
+    if header_bytes < _HEADER.size + TAG_BYTES or state_bytes < TAG_BYTES:
         raise BlobRejected("lengths that can't be")
     return Preamble(key_id, fingerprint, header_nonce, state_nonce, header_bytes, state_bytes, packed)
 
@@ -156,7 +156,7 @@ def decode_header(blob: Buffer, block_hash: bytes, *, keyring: Keyring) -> Block
         raise BlobRejected("truncated")
     sealed = memoryview(blob)[PREAMBLE_BYTES : preamble.header_end]
     try:
-        plain = cipher.decrypt(preamble.header_nonce, sealed, _bound(b"header", block_hash, preamble.packed))
+        plain = bytes(cipher.decrypt(preamble.header_nonce, sealed, _bound(b"header", block_hash, preamble.packed)))
     except InvalidTag as error:
         raise BlobRejected("damaged header") from error
     return _unpacked(plain)
@@ -169,10 +169,9 @@ def decode_block(blob: Buffer, block_hash: bytes, *, keyring: Keyring) -> tuple[
         raise BlobRejected("truncated" if len(blob) < preamble.blob_bytes else "too long")
     cipher = keyring.cipher(preamble.key_id)
     assert cipher is not None, "the header was opened with it"
-    state = memoryview(bytearray(preamble.state_bytes - _TAG_BYTES))
     sealed = memoryview(blob)[preamble.header_end :]
     try:
-        cipher.decrypt_into(preamble.state_nonce, sealed, _bound(b"state", block_hash, preamble.packed), state)
+        state = cipher.decrypt(preamble.state_nonce, sealed, _bound(b"state", block_hash, preamble.packed))
     except InvalidTag as error:
         raise BlobRejected("damaged state") from error
     return header, state.toreadonly()
