@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
@@ -84,16 +85,13 @@ class Engine:
         self._open_count = 0
         self._open_count_guard = threading.Lock()
         self._hangs_at: float | None = None
+        self._is_warm: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Measures a few steps and starts the thread."""
-        warm_up(
-            self._context, self._pool, self._lock, self._cost,
-            most_tokens=self._limits.batch_tokens, most_outputs=self._limits.slots + MOST_PER_STEP,
-        )  # fmt: skip
-        self._speculator.warm_up()
+        """Starts the thread, which measures a few steps first; returns when it takes requests."""
         self._thread.start()
+        self._is_warm.result()
 
     def stop(self) -> None:
         """Ends the thread after its step."""
@@ -131,6 +129,12 @@ class Engine:
         return hangs_at is not None and time.monotonic() > hangs_at
 
     def _run(self) -> None:
+        try:
+            self._warm_up()
+        except Exception as error:
+            self._is_warm.set_exception(error)
+            return
+        self._is_warm.set_result(None)
         while self._take_requests():
             try:
                 self._step()
@@ -138,6 +142,14 @@ class Engine:
                 _log.exception("engine_step_failed", exc_info=error)
                 self._fail_running()
             self._flush()
+
+    def _warm_up(self) -> None:
+        """Measures in this thread: another one that has computed would slow it down (`passing_thread.py`)."""
+        warm_up(
+            self._context, self._pool, self._lock, self._cost,
+            most_tokens=self._limits.batch_tokens, most_outputs=self._limits.slots + MOST_PER_STEP,
+        )  # fmt: skip
+        self._speculator.warm_up()
 
     def _step(self) -> None:
         self._drop_cancelled()

@@ -16,6 +16,7 @@ from services.worker.compute_lock import NoComputeLock
 from services.worker.engine import Engine, EngineLimits
 from services.worker.generation import Event, Generation
 from services.worker.kv_pool import KvPool
+from services.worker.llama import Row
 from services.worker.ram_tier import RamTier
 from services.worker.speculation.draft_model import DraftModel
 from tests.unit.services.worker.fake_llama import FakeContext, FakeModel, FakeSampler, expected
@@ -370,3 +371,28 @@ def test_a_step_that_does_not_return_is_called_hung(monkeypatch: pytest.MonkeyPa
         context.gate.set()
         request.wait()
         assert not engine.is_hung
+
+
+def test_only_the_engine_s_thread_computes_also_to_warm_up() -> None:
+    class Watched(FakeContext):
+        def __init__(self) -> None:
+            super().__init__()
+            self.threads: set[str] = set()
+
+        def decode(self, rows: Sequence[Row]) -> list[range]:
+            self.threads.add(threading.current_thread().name)
+            return super().decode(rows)
+
+    context = Watched()
+    with running_engine(context) as (engine, _, _):
+        request = Request([5, 6, 7], max_tokens=2)
+        engine.submit(request.generation)
+        request.wait()
+    assert context.threads == {"engine"}
+
+
+def test_an_engine_that_cannot_warm_up_does_not_start() -> None:
+    context = FakeContext()
+    context.fail_next = True
+    with pytest.raises(RuntimeError, match="broken"), running_engine(context):
+        pass
