@@ -1,5 +1,6 @@
 import queue
 import random
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
