@@ -1,13 +1,8 @@
 from pathlib import Path
 
-import pytest
-
+from bench.plots import draw
 from bench.results import Result
 from bench.workload import Sample
-
-pytest.importorskip("matplotlib", reason="only the extra `bench` draws")
-
-from bench.plots import draw
 
 
 def result(workload: str, names: tuple[str, ...], better: str) -> Result:
