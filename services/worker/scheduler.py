@@ -9,6 +9,8 @@ from services.worker.cost import StepCost, StepShape, total
 SIBLING_MIN_TOKENS: Final = 64
 MIN_PREFILL_TOKENS: Final = 4
 """What a prompt gets in a step even where the budget is spent, so that it comes to an end."""
+LONE_PREFILL_TOKENS: Final = 128
+"""The same where nobody decodes: smaller steps cost several times more a token, whatever was learned of depth."""
 _BATCH_CLASS_PENALTY_SECONDS: Final = 120.0
 
 
@@ -88,7 +90,7 @@ def plan_step(
     if not prompts:
         return plan
     shape = total(chunk.shape for chunk in plan)
-    at_least = MIN_PREFILL_TOKENS
+    at_least = MIN_PREFILL_TOKENS if plan else LONE_PREFILL_TOKENS
     for work in in_order(prompts, now=now, prefill_rate=cost.prefill_tokens_per_second):
         most = min(work.pending_count, limits.tokens - shape.token_count)
         count = cost.tokens_within(
