@@ -26,6 +26,10 @@ class ServedModel:
     size_bytes: int
 
 
+class NoServerError(CommandError):
+    """Nothing listens at the server's address."""
+
+
 @dataclass(frozen=True)
 class ServerState:
     """What a server says of itself."""
@@ -56,7 +60,7 @@ def ask(url: str, key: str) -> ServerState:
             health = client.get("/health").json()
             answer = client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
     except httpx.TransportError as error:
-        raise CommandError(f"No server answers at {url}. Start it with: localcode up") from error
+        raise NoServerError(f"No server answers at {url}. Start it with: localcode up") from error
     except json.JSONDecodeError as error:
         raise CommandError(f"What answers at {url} is not LocalCode. Name the server with --url.") from error
     if not isinstance(health, dict) or health.get("provider") != "LocalCode":

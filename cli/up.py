@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ from cli.ports import check_port, free_port
 from cli.pull import pull
 from cli.readiness import Watch, wait_for_edge, wait_for_services
 from cli.running import RunningServer, announce, announced
-from cli.server import ServerState, api_key, ask
+from cli.server import NoServerError, ServerState, api_key, ask
 from cli.sources import missing_files
 from cli.supervisor import ChildSpec, Supervisor, supervised
 from cli.validate import check_settings
@@ -132,17 +132,26 @@ async def _serve(run: Run) -> None:
 
 async def _start(run: Run, services: Sequence[Service], watch: Watch) -> None:
     await wait_for_services(services, watch)
-    status = await wait_for_edge(run.url, watch)
-    state = await _described(run)
+    names = {model.name for model in run.models if model.is_local}
+    state, status = await state_when_ready(run.url, api_key(run.configuration), names, watch)
     print_banner(state, status, devices=run.devices, logs=run.setting.log_directory)
 
 
-async def _described(run: Run) -> ServerState:
-    """What the server says of itself once every local worker is known to it; after a while, what it says then."""
-    names = {model.name for model in run.models if model.is_local}
+async def state_when_ready(url: str, key: str, names: Set[str], watch: Watch) -> tuple[ServerState, str]:
+    """What the server says of itself, and its status, once it serves; an edge that ends meanwhile is waited for."""
+    while True:
+        status = await wait_for_edge(url, watch)
+        try:
+            return await _described(url, key, names), status
+        except NoServerError:
+            await asyncio.sleep(_DESCRIBE_POLL_SECONDS)
+
+
+async def _described(url: str, key: str, names: Set[str]) -> ServerState:
+    """What the server says of itself once every model named is known to it; after a while, what it says then."""
     deadline = time.monotonic() + _DESCRIBE_SECONDS
     while True:
-        state = await asyncio.to_thread(ask, run.url, api_key(run.configuration))
+        state = await asyncio.to_thread(ask, url, key)
         described = {model.name for model in state.models if model.size_bytes}
         if names <= described or time.monotonic() > deadline:
             return state

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from cli import readiness
+from cli import readiness, up
 from cli.banner import print_banner
 from cli.config import Configuration, ModelEntry
 from cli.engine import Engine
 from cli.errors import CommandError
 from cli.plan import Service
 from cli.readiness import Watch, wait_for_edge, wait_for_services
-from cli.server import ServedModel, ServerState
+from cli.server import NoServerError, ServedModel, ServerState
 from cli.supervisor import ChildEnded, ChildSpec
-from cli.up import UpOptions, runnable_models
+from cli.up import UpOptions, runnable_models, state_when_ready
 from edge.settings import EdgeSettings
 from services.shared.grpc_runtime import HealthService, running_server
 
@@ -133,3 +133,23 @@ def test_the_banner_says_where_what_and_how_on(capsys: pytest.CaptureFixture[str
         "localcode warm",
     ):
         assert part in text
+
+
+async def test_an_edge_that_ends_before_it_was_asked_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[ServerState | Exception] = [NoServerError("gone"), ServerState("http://x", {}, ())]
+    waits: list[str] = []
+
+    async def wait(url: str, watch: Watch) -> str:
+        waits.append(url)
+        return "ok"
+
+    def ask(url: str, key: str) -> ServerState:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(up, "wait_for_edge", wait)
+    monkeypatch.setattr(up, "ask", ask)
+    state, status = await state_when_ready("http://x", "key", set(), Watch())
+    assert (state.url, status, waits) == ("http://x", "ok", ["http://x", "http://x"])
