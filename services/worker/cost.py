@@ -1,7 +1,9 @@
 """What a step costs, learned from the steps that were run.
 
 A step costs what its tokens cost (a curve with steps: 12 tokens may cost as much as 16), something for each token that
-wants logits, and something for each pair of a token and a cell that it attends to.
+wants logits, and something for each pair of a token and a cell that it attends to. A pair is several times cheaper
+where many tokens share the work: ggml's flash attention on CPUs takes 64 of them at once, or one by one if there are
+fewer (`ggml_flash_attn_ext_tiled` in ggml-cpu/ops.cpp).
 """
 
 from bisect import bisect_left
@@ -16,8 +18,12 @@ _NOISE: Final = 0.1  # of a measured time, as a share of it
 _DRIFT: Final = 0.03  # how far the truth moves from step to step, as a share
 _UNSURE: Final = 0.5  # how far an interpolated cost may be off, as a share
 _MOST_SURPRISE: Final = 2.0
-_DEPTH_THAT_DOUBLES: Final = 5000  # cells: tokens may cost twice as much at this depth, before anything was measured
-_LEAST_DEPTH_THAT_DOUBLES: Final = 2000  # models need some 10,000: what looks steeper is another program's doing
+ATTENTION_TILE: Final = 64
+"""Tokens from which on attention costs a fraction as much for each."""
+_DEPTHS_THAT_DOUBLE: Final = {False: 1500, True: 5000}
+"""Cells: at this depth tokens may cost twice as much, before anything was measured; with tiles deeper."""
+_LEAST_DEPTHS_THAT_DOUBLE: Final = {False: 500, True: 2000}
+"""What looks steeper is another program's doing: with the 0.5B on two cores it is 1,200 and 5,500."""
 _COMMON: Final = 0.4  # share of what no part explains that is laid to the machine as a whole
 _PATIENCE: Final = 10.0
 _SHORTEST_HANG_SECONDS: Final = 30.0
@@ -67,7 +73,7 @@ class StepCost:
         self._known_sizes: list[int] = []
         self._tokens: dict[int, _Estimate] = {}
         self._output = _Estimate()
-        self._pair = _Estimate()
+        self._pairs = {False: _Estimate(), True: _Estimate()}  # by whether attention works in tiles
         self._slowness = 1.0
         """A machine that others use is slower at all it does, also at sizes that are not run now."""
 
@@ -78,7 +84,8 @@ class StepCost:
         if size not in self._tokens:
             self._begin_size(size, shape, seconds)
         weights = (shape.token_count / size, max(0, shape.output_count - 1), shape.pair_count)
-        parts = (self._tokens[size], self._output, self._pair)
+        is_tiled = shape.token_count >= ATTENTION_TILE
+        parts = (self._tokens[size], self._output, self._pairs[is_tiled])
         expected = sum(part.seconds * weight for part, weight in zip(parts, weights, strict=True))
         error = min(seconds, _MOST_SURPRISE * expected) - expected
         spread = sum(part.variance * weight**2 for part, weight in zip(parts, weights, strict=True))
@@ -92,8 +99,8 @@ class StepCost:
             part.seconds = max(0.0, part.seconds + gain * error)
             part.variance = part.variance * (1 - gain * weight) + part.drift
         largest = self._known_sizes[-1]
-        steepest = self._tokens[largest].seconds / (largest * _LEAST_DEPTH_THAT_DOUBLES)
-        self._pair.seconds = min(self._pair.seconds, steepest)
+        steepest = self._tokens[largest].seconds / (largest * _LEAST_DEPTHS_THAT_DOUBLE[is_tiled])
+        self._pairs[is_tiled].seconds = min(self._pairs[is_tiled].seconds, steepest)
         self._slowness *= 1 + _COMMON * (1 - explained) * error / expected
 
     def expected_seconds(self, shape: StepShape) -> float | None:
@@ -105,7 +112,10 @@ class StepCost:
     def seconds_of(self, token_count: int, output_count: int, pair_count: int) -> float:
         """The same for the numbers of a shape, where many are compared; something must have been observed."""
         extra_outputs = output_count - 1 if output_count else 0
-        parts = self._of_tokens(token_count) + self._output.seconds * extra_outputs + self._pair.seconds * pair_count
+        pair_seconds = self._pairs[True].seconds
+        if token_count < ATTENTION_TILE:
+            pair_seconds = max(pair_seconds, self._pairs[False].seconds)  # until that is learned
+        parts = self._of_tokens(token_count) + self._output.seconds * extra_outputs + pair_seconds * pair_count
         return self._slowness * parts
 
     def tokens_within(self, seconds: float, *, beside: StepShape, start: int, at_least: int, at_most: int) -> int:
@@ -113,11 +123,18 @@ class StepCost:
 
         `at_least` tokens are granted even if they don't fit.
         """
+
+        def fits(count: int) -> bool:
+            expected = self.expected_seconds(beside + StepShape.of_row(start, count, 1))
+            return expected is None or expected <= seconds
+
         low, high = min(at_least, at_most), at_most
+        tile = ATTENTION_TILE - beside.token_count  # from here on a step may cost less than with a few tokens fewer
+        if low < tile <= high:
+            low, high = (tile, high) if fits(tile) else (low, tile - 1)
         while low < high:
             middle = (low + high + 1) // 2
-            expected = self.expected_seconds(beside + StepShape.of_row(start, middle, 1))
-            if expected is None or expected <= seconds:
+            if fits(middle):
                 low = middle
             else:
                 high = middle - 1
@@ -159,7 +176,8 @@ class StepCost:
 
     def _begin(self, shape: StepShape, seconds: float) -> None:
         token_seconds = seconds / shape.token_count
-        for part, spread in ((self._output, token_seconds / 4), (self._pair, token_seconds / _DEPTH_THAT_DOUBLES)):
+        pairs = ((self._pairs[is_tiled], token_seconds / depth) for is_tiled, depth in _DEPTHS_THAT_DOUBLE.items())
+        for part, spread in ((self._output, token_seconds / 4), *pairs):
             part.variance, part.drift = spread**2, (_DRIFT * spread / 4) ** 2
 
 

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
-from services.worker.cost import StepCost, StepShape, total
+from services.worker.cost import ATTENTION_TILE, StepCost, StepShape, total
 
 SIBLING_MIN_TOKENS: Final = 64
 MIN_PREFILL_TOKENS: Final = 4
 """What a prompt gets in a step even where the budget is spent, so that it comes to an end."""
-LONE_PREFILL_TOKENS: Final = 128
-"""The same where nobody decodes: smaller steps cost several times more a token, whatever was learned of depth."""
+LONE_PREFILL_TOKENS: Final = ATTENTION_TILE
+"""The same where nobody decodes: with fewer, a deep prompt costs several times more a token."""
 _BATCH_CLASS_PENALTY_SECONDS: Final = 120.0
 
 

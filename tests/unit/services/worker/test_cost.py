@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from services.worker.cost import StepCost, StepShape
+from services.worker.cost import ATTENTION_TILE, StepCost, StepShape
 
 
 def prompt(count: int, *, start: int = 0) -> StepShape:
@@ -11,7 +11,8 @@ def prompt(count: int, *, start: int = 0) -> StepShape:
 
 def truth(shape: StepShape) -> float:
     """What steps cost on a made-up machine."""
-    return 0.015 + 0.005 * shape.token_count + 0.001 * shape.output_count + 4e-7 * shape.pair_count
+    pair_seconds = 2e-6 if shape.token_count < ATTENTION_TILE else 4e-7
+    return 0.015 + 0.005 * shape.token_count + 0.001 * shape.output_count + pair_seconds * shape.pair_count
 
 
 def learned(shapes: list[StepShape], *, noise: float = 0.0, rounds: int = 1) -> StepCost:
@@ -68,6 +69,22 @@ def test_depth_learned_at_one_size_holds_at_another() -> None:
     assert expected(cost, deep) == pytest.approx(truth(deep), rel=0.2)
 
 
+def test_small_steps_at_depth_do_not_make_large_ones_look_expensive() -> None:
+    cost = learned([StepShape(1, 1), StepShape(16, 1), StepShape(64, 1), prompt(512)])
+    for start in range(7000, 7400, 2):
+        cost.observe(prompt(2, start=start), truth(prompt(2, start=start)))
+    deep = prompt(512, start=7400)
+    assert expected(cost, deep) < 1.5 * truth(deep)
+
+
+def test_a_deep_prompt_gets_a_whole_attention_tile_where_that_fits_and_a_few_tokens_less_would_not() -> None:
+    cost = learned([StepShape(1, 1), prompt(64), *(prompt(n, start=6000) for n in (32, 64, 128) for _ in range(9))])
+    a_tile, less = prompt(64, start=6000), prompt(60, start=6000)
+    assert truth(a_tile) < 0.6 < truth(less)
+    assert cost.tokens_within(0.6, beside=StepShape(), start=6000, at_least=4, at_most=512) >= ATTENTION_TILE
+    assert cost.tokens_within(0.4, beside=StepShape(), start=6000, at_least=4, at_most=512) < ATTENTION_TILE // 2
+
+
 def test_a_busy_machine_is_not_taken_for_depth() -> None:
     cost = learned([StepShape(1, 1), StepShape(16, 1), StepShape(64, 1)], rounds=2)
     for start in range(0, 800, 16):
@@ -111,7 +128,8 @@ def test_sizes_that_are_not_run_any_more_become_slower_and_faster_with_those_tha
 
 
 def test_fewer_tokens_fit_a_budget_the_deeper_they_are_and_the_more_streams_there_are() -> None:
-    cost = learned([StepShape(1, 1), StepShape(16, 1), prompt(64), *(prompt(64, start=n) for n in range(0, 6000, 200))])
+    deep = [prompt(size, start=n) for n in range(0, 6000, 200) for size in (32, 64)]
+    cost = learned([StepShape(1, 1), StepShape(16, 1), prompt(64), *deep])
 
     def fitting(start: int, streams: int) -> int:
         beside = StepShape(streams, streams, streams * 1000)

@@ -4,21 +4,22 @@ import random
 
 import pytest
 
-from services.worker.cost import StepCost, StepShape, total
+from services.worker.cost import ATTENTION_TILE, StepCost, StepShape, total
 from services.worker.scheduler import StepLimits, plan_step
 from tests.unit.services.worker.test_scheduler import FakeWork
 
 BUDGET = 0.25
 CURVE = ((1, 0.023), (2, 0.041), (4, 0.058), (8, 0.120), (16, 0.150), (32, 0.272), (64, 0.490), (512, 2.65))
 """Measured: Qwen2.5-Coder-0.5B on two cores."""
-PAIR_SECONDS = 4e-7
+PAIR_SECONDS, TILED_PAIR_SECONDS = 7.5e-6, 1.6e-6
 
 
 def truth(shape: StepShape) -> float:
     below = max(point for point in CURVE if point[0] <= shape.token_count)
     above = min((point for point in CURVE if point[0] >= shape.token_count), default=CURVE[-1])
     share = (shape.token_count - below[0]) / max(1, above[0] - below[0])
-    return below[1] + share * (above[1] - below[1]) + PAIR_SECONDS * shape.pair_count
+    pair_seconds = PAIR_SECONDS if shape.token_count < ATTENTION_TILE else TILED_PAIR_SECONDS
+    return below[1] + share * (above[1] - below[1]) + pair_seconds * shape.pair_count
 
 
 def allowed_seconds(prompt_tokens: int, streams: StepShape) -> float:
