@@ -130,7 +130,9 @@ def gaps(options: argparse.Namespace) -> None:
         long = chat(
             "Read this.\n" + "\n".join(f"{n}. {_CODE}" for n in range(options.prompt_tokens // 250)), max_tokens=2
         )
-        stream = running.submit(chat(_CHATS[0], max_tokens=2000))
+        endless = chat(_CHATS[0], max_tokens=8000)
+        endless.sampling.ignore_eos = True
+        stream = running.submit(endless)
         while stream.generated_count < 8:
             time.sleep(0.01)
         began = time.monotonic()
