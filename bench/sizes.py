@@ -23,6 +23,8 @@ class Sizes:
     overhead_requests: int = 300
     tool_requests: int | None = None
     """How many of the set are asked; all by default."""
+    layout_requests: int = 33
+    """The same for each prompt layout."""
 
 
 FULL: Final = Sizes()
@@ -37,5 +39,6 @@ QUICK: Final = Sizes(
     edit_lines=8,
     overhead_requests=40,
     tool_requests=5,
+    layout_requests=5,
 )
 """Shows within minutes that all parts work; its numbers say little."""

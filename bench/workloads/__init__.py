@@ -4,6 +4,7 @@ from typing import Final
 
 from bench.workload import Workload
 from bench.workloads.directory import DIRECTORY
+from bench.workloads.layouts import LAYOUTS
 from bench.workloads.mixed import MIXED
 from bench.workloads.overhead import OVERHEAD
 from bench.workloads.replay import REPLAY
@@ -30,5 +31,6 @@ WORKLOADS: Final[dict[str, Workload]] = {
         OVERHEAD,
         TITLE,
         TOOLS,
+        LAYOUTS,
     )
 }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench.servers.target import Target
-from bench.tool_set import Verdict, judge, read_tool_requests
+from bench.tool_set import ToolRequest, Verdict, judge, read_tool_requests
 from bench.workload import DETAIL, Round, Sample, Workload
 
 _MOST_TOKENS = 512
@@ -12,9 +12,16 @@ _MOST_TOKENS = 512
 
 async def measure(target: Target, turn: Round) -> list[Sample]:
     """Puts each request into the agent's prompt, one after the other, at temperature 0."""
-    limit = turn.sizes.tool_requests
-    requests = read_tool_requests()
-    requests = requests if limit is None else requests[:: max(len(requests) // limit, 1)][:limit]
+    return await ask_all(target, turn, every_nth(read_tool_requests(), turn.sizes.tool_requests))
+
+
+def every_nth(requests: list[ToolRequest], limit: int | None) -> list[ToolRequest]:
+    """At most so many of them, from all parts of the set."""
+    return requests if limit is None else requests[:: max(len(requests) // limit, 1)][:limit]
+
+
+async def ask_all(target: Target, turn: Round, requests: Sequence[ToolRequest]) -> list[Sample]:
+    """Judges what a server makes of each request."""
     verdicts, details = [], []
     for request in requests:
         body = turn.material.main(task=request.prompt, max_tokens=_MOST_TOKENS)
