@@ -98,11 +98,24 @@ def plan_step(
         )
         if count <= 0:
             break
-        chunk = Chunk(work, count)
+        chunk = Chunk(work, in_whole_tiles(count, beside=shape.token_count, pending=work.pending_count))
         plan.append(chunk)
         shape += chunk.shape
         at_least = 0
     return plan
+
+
+def in_whole_tiles(count: int, *, beside: int, pending: int) -> int:
+    """Shortens a chunk so that attention computes no part of a tile, and leaves no rest that is less than one.
+
+    A last step of 43 tokens behind 10,000 cells took as long as one of 128 (0.5B, two cores).
+    """
+    if count == pending:
+        return count
+    whole = (beside + count) // ATTENTION_TILE * ATTENTION_TILE - beside
+    if whole > ATTENTION_TILE and pending - whole < ATTENTION_TILE:
+        whole -= ATTENTION_TILE
+    return whole if whole > 0 else count
 
 
 def in_order(waiting: Iterable[WorkT], *, now: float, prefill_rate: float) -> list[WorkT]:

@@ -1,14 +1,16 @@
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worker.cost import StepCost, StepShape, total
+from services.worker.cost import ATTENTION_TILE, StepCost, StepShape, total
 from services.worker.scheduler import (
     MIN_PREFILL_TOKENS,
     Chunk,
     StepLimits,
     in_order,
+    in_whole_tiles,
     plan_step,
     shared_length,
     waits_for_sibling,
@@ -134,3 +136,29 @@ def test_the_shared_length_is_where_two_sequences_first_differ(left: list[int], 
     length = shared_length(left, right)
     assert left[:length] == right[:length]
     assert length == min(len(left), len(right)) or left[length] != right[length]
+
+
+@pytest.mark.parametrize(
+    ("count", "beside", "pending", "planned"),
+    [
+        (225, 0, 5000, 192),
+        (225, 4, 5000, 188),  # a tile holds the streams' tokens too
+        (192, 0, 235, 128),  # then 107, in place of 43 that attend one by one
+        (192, 0, 192, 192),
+        (235, 0, 235, 235),
+        (64, 0, 100, 64),
+        (40, 0, 5000, 40),
+        (20, 70, 5000, 20),
+    ],
+)
+def test_chunks_end_where_attention_tiles_end(count: int, beside: int, pending: int, planned: int) -> None:
+    assert in_whole_tiles(count, beside=beside, pending=pending) == planned
+
+
+@given(st.integers(1, 600), st.integers(0, 200), st.integers(1, 2000))
+def test_a_chunk_in_whole_tiles_is_never_longer_and_never_empty(count: int, beside: int, pending: int) -> None:
+    count = min(count, pending)
+    planned = in_whole_tiles(count, beside=beside, pending=pending)
+    assert 0 < planned <= count
+    if planned >= 2 * ATTENTION_TILE:
+        assert planned == pending or pending - planned >= ATTENTION_TILE
