@@ -6,7 +6,7 @@ from bench.servers.target import Target
 from bench.tool_set import ToolRequest, Verdict, judge, read_tool_requests
 from bench.workload import DETAIL, Round, Sample, Workload
 
-_MOST_TOKENS = 512
+_MOST_TOKENS = 256
 """Enough for a call that writes a short file."""
 
 
