@@ -1,6 +1,7 @@
 """The command `python -m bench`."""
 
 import asyncio
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -92,6 +93,7 @@ def run(
     material = Material.of(QUICK if quick else FULL, traces or (RECORDED if RECORDED.is_dir() and not quick else None))
     saves = not quick if save is None else save
     versions, machine = describe_versions(version_of(program) if program else None), describe_machine()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers end with it, as at Ctrl-C
     failed = []
     for name in workloads or WORKLOADS:
         rounds_of_it = 1 if WORKLOADS[name].once else rounds or (1 if quick else 5)

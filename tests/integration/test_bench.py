@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.fakes.scripted_model import write_scripted_model
@@ -25,3 +27,21 @@ def test_workloads_are_measured_and_written_down(tmp_path: Path) -> None:
     assert samples["prefilled over distinct + 1 a request"] < 1.05
     report = (tmp_path / "RESULTS.md").read_text()
     assert all(f"### {name}: " in report for name in results)
+
+
+def test_a_benchmark_that_is_ended_leaves_no_server_behind(tmp_path: Path) -> None:
+    model = write_scripted_model(tmp_path / "scripted.gguf", CHAT_SCRIPT, context=32_768)
+    options = ["--quick", "--only", "localcode", "--model", model, "--rounds", "99"]
+    command = [sys.executable, "-m", "bench", "run", "steady", *options]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL) as benchmark:
+        started: list[psutil.Process] = []
+        while len(started) < 5:
+            assert benchmark.poll() is None
+            time.sleep(0.1)
+            started = psutil.Process(benchmark.pid).children(recursive=True)
+        benchmark.terminate()
+        benchmark.wait(60)
+    deadline = time.monotonic() + 30
+    while any(process.is_running() for process in started) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [process.pid for process in started if process.is_running()] == []
