@@ -46,7 +46,8 @@ def models_table(models: Sequence[ServedModel], default: str) -> Table:
 
 
 def _place(model: ServedModel) -> str:
-    return "this machine" if model.size_bytes else escape(model.owner)
+    place = "this machine" if model.size_bytes or model.state == "unloaded" else escape(model.owner)
+    return place if model.state in ("", "loaded") else f"{place} [dim]({escape(model.state)})[/]"
 
 
 def _facts(state: ServerState, devices: Sequence[str], logs: Path) -> Table:

@@ -50,6 +50,11 @@ class ModelEntry:
         return value if isinstance(value, int) else None
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether it stays loaded where others are unloaded."""
+        return self.values.get("pinned") is True
+
+    @property
     def names(self) -> tuple[str, ...]:
         """All names it answers to."""
         return (self.name, *self.values.get("aliases", ()))

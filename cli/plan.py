@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.config import Configuration, ModelEntry
+from cli.memory import ram_bytes
 from cli.sources import model_path
 from cli.supervisor import ChildSpec
 
@@ -17,6 +18,8 @@ class Service:
 
     spec: ChildSpec
     address: str
+    model: str = ""
+    """The local model that it runs, if it is a worker."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,13 @@ class Setting:
     host: str
     port: int
     redis_url: str | None
+    memory_budget: int | None = None
+    """Memory that loaded models may take together, if that is limited."""
+
+    @property
+    def supervisor_address(self) -> str:
+        """Where routers ask for local models."""
+        return _socket(self, "supervisor")
 
 
 def plan_services(configuration: Configuration, models: Sequence[ModelEntry], setting: Setting) -> list[Service]:
@@ -47,6 +57,7 @@ def plan_services(configuration: Configuration, models: Sequence[ModelEntry], se
         "LOCALCODE_ROUTER_LISTEN": router,
         "LOCALCODE_ROUTER_CACHE_ADDRESS": configuration.value("router", "cache_address", cache),
         "LOCALCODE_ROUTER_DEFAULT_MODEL": default_model(configuration, models),
+        "LOCALCODE_ROUTER_SUPERVISOR_ADDRESS": setting.supervisor_address,
     }
     return [
         Service(_spec("cache", "services.cache", configuration, setting, cache_variables), cache),
@@ -94,8 +105,11 @@ def _model_service(
             variables[f"{prefix}DRAFT_PATH"] = str(model_path(model.draft))
         if sum(other.is_local for other in models) > 1 and "compute_lock" not in model.values:
             variables[f"{prefix}COMPUTE_LOCK"] = str(setting.runtime_directory / "compute.lock")
+        if (kept := ram_bytes(model, setting.memory_budget)) is not None:
+            variables[f"{prefix}RAM_BYTES"] = str(kept)
     module = "services.worker" if model.is_local else "services.upstream"
-    return Service(_spec(f"model {model.name}", module, configuration, setting, variables), address)
+    spec = _spec(f"model {model.name}", module, configuration, setting, variables)
+    return Service(spec, address, model.name if model.is_local else "")
 
 
 def _spec(

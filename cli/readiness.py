@@ -27,10 +27,13 @@ class Watch:
 
     def __init__(self) -> None:
         self._failures: Counter[str] = Counter()
+        self.on_end: Callable[[ChildEnded], None] = lambda _event: None
+        """Told of each of them too."""
 
     def ended(self, event: ChildEnded) -> None:
         """Takes note of a child that ended by itself."""
         self._failures[event.name] = event.count
+        self.on_end(event)
         delay = f"{event.restart_delay_seconds:g} s"
         say("error", f"{escape(event.name)} ended ({event.cause}); it is started again in {delay}")
 

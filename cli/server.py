@@ -24,6 +24,8 @@ class ServedModel:
     context: int
     owner: str
     size_bytes: int
+    state: str = ""
+    """`loaded`, `unloaded` or in between; empty if the server doesn't say."""
 
 
 class NoServerError(CommandError):
@@ -82,4 +84,5 @@ def _model(entry: dict[str, Any]) -> ServedModel:
         context=int(entry.get("context_length") or 0),
         owner=str(entry.get("owned_by", "")),
         size_bytes=int(entry.get("meta", {}).get("size") or 0),
+        state=str(entry.get("state", "")),
     )

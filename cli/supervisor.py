@@ -63,6 +63,20 @@ class Supervisor:
         self._guardian = guardian
         self._report = report
         self._running: dict[str, tuple[ChildSpec, asyncio.subprocess.Process]] = {}
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, spec: ChildSpec) -> None:
+        """Keeps a child running from now on."""
+        self._keepers[spec.name] = asyncio.create_task(self._keep_running(spec))
+
+    async def stop(self, name: str, *, grace_seconds: float = GRACE_SECONDS) -> None:
+        """Ends one child and leaves it so."""
+        if keeper := self._keepers.pop(name, None):
+            await _cancelled(keeper)
+        if running := self._running.get(name):
+            await _end(running[1], grace_seconds)
+            self._running.pop(name, None)
+            self._forget(running[1])
 
     def process_id(self, name: str) -> int | None:
         """The process id of a child, if it runs."""
@@ -74,7 +88,7 @@ class Supervisor:
         for _spec, process in self._running.values():
             signal_group(process.pid, signal.SIGKILL)
 
-    async def keep_running(self, spec: ChildSpec) -> None:
+    async def _keep_running(self, spec: ChildSpec) -> None:
         """Starts a child again and again until cancelled; a child is left running then."""
         delay_seconds, count = 0.0, 0
         while True:
@@ -87,6 +101,7 @@ class Supervisor:
 
     async def end_all(self, *, grace_seconds: float = GRACE_SECONDS) -> None:
         """Ends all children: SIGTERM, a grace, SIGKILL; those that others need come last."""
+        await _cancelled(*self._keepers.values())
         for is_last in (False, True):
             group = [process for spec, process in self._running.values() if spec.stops_last is is_last]
             await asyncio.gather(*(_end(process, grace_seconds) for process in group))
@@ -118,14 +133,18 @@ async def supervised(
 ) -> AsyncIterator[Supervisor]:
     """Keeps children running until left, and then ends them all."""
     supervisor = Supervisor(guardian, report)
-    keepers = [asyncio.create_task(supervisor.keep_running(spec)) for spec in specs]
+    for spec in specs:
+        supervisor.start(spec)
     try:
         yield supervisor
     finally:
-        for keeper in keepers:
-            keeper.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
         await supervisor.end_all(grace_seconds=grace_seconds)
+
+
+async def _cancelled(*keepers: asyncio.Task[None]) -> None:
+    for keeper in keepers:
+        keeper.cancel()
+    await asyncio.gather(*keepers, return_exceptions=True)
 
 
 async def _start(spec: ChildSpec) -> asyncio.subprocess.Process:

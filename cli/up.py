@@ -17,18 +17,24 @@ from cli.console import say
 from cli.engine import Engine, probe_engine
 from cli.errors import CommandError
 from cli.guardian import Guardian
+from cli.memory import UpSettings
+from cli.model_keeper import ModelKeeper
+from cli.model_plans import first_choice, plan_models
 from cli.paths import log_directory, make_private, make_runtime_directory, state_directory, valkey_directory
 from cli.plan import Service, Setting, plan_edge, plan_services
 from cli.ports import check_port, free_port
 from cli.pull import pull
 from cli.readiness import Watch, wait_for_edge, wait_for_services
+from cli.residency import Limits
 from cli.running import RunningServer, announce, announced
 from cli.server import NoServerError, ServerState, api_key, ask
 from cli.sources import missing_files
 from cli.supervisor import ChildSpec, Supervisor, supervised
+from cli.supervisor_service import serving_models
 from cli.validate import check_settings
 from cli.valkey import child_spec, find_program
 from cli.valkey import url as valkey_url
+from services.shared.settings import load_settings
 
 _DESCRIBE_SECONDS: Final = 5.0
 _DESCRIBE_POLL_SECONDS: Final = 0.2
@@ -54,6 +60,7 @@ class Run:
     engine: Engine
     setting: Setting
     valkey: ChildSpec | None
+    limits: Limits
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -104,8 +111,11 @@ def _settle(configuration: Configuration, models: Sequence[ModelEntry], engine: 
         redis_url = valkey_url(socket)
     if redis_url is None:
         say("warning", "No embedded Valkey for this platform: what the cache knows is lost when it stops.")
-    setting = Setting(runtime, logs, state_directory(), os.environ, host, port, redis_url)
-    return Run(configuration, models, engine, setting, valkey)
+    limits = load_settings(UpSettings, "up", document=dict(configuration.document)).limits
+    setting = Setting(
+        runtime, logs, state_directory(), os.environ, host, port, redis_url, memory_budget=limits.memory_bytes
+    )
+    return Run(configuration, models, engine, setting, valkey, limits)
 
 
 def _log_directory(configuration: Configuration) -> Path:
@@ -117,23 +127,29 @@ async def _serve(run: Run) -> None:
     with Guardian() as guardian:
         guardian.own_directory(run.setting.runtime_directory)
         services = plan_services(run.configuration, run.models, run.setting)
+        models = plan_models(run.models, services, run.limits)
         announce(RunningServer(os.getpid(), run.url, services[0].address))
-        specs = [service.spec for service in services] + [plan_edge(run.configuration, run.setting)]
+        specs = [service.spec for service in services if not service.model]
+        specs.append(plan_edge(run.configuration, run.setting))
         if run.valkey:
             specs.insert(0, run.valkey)
         async with supervised(specs, guardian=guardian, report=watch.ended) as supervisor:
-            say("busy", f"Starting {escape(', '.join(spec.name for spec in specs))} …")
+            keeper = ModelKeeper(models, run.limits, supervisor)
+            watch.on_end = keeper.ended
             _stop_on_signals(stop, supervisor)
-            await _unless_stopped(_start(run, services, watch), stop)
-            await stop.wait()
+            async with serving_models(keeper, run.setting.supervisor_address):
+                first = keeper.load_first(first_choice(run.configuration, run.models))
+                say("busy", f"Starting {escape(', '.join([*(spec.name for spec in specs), *first]))} …")
+                await _unless_stopped(_start(run, services, watch, first), stop)
+                keeper.announce = lambda text: say("ok", escape(text))
+                await stop.wait()
             say("busy", "Stopping …")
     say("ok", "Stopped.")
 
 
-async def _start(run: Run, services: Sequence[Service], watch: Watch) -> None:
-    await wait_for_services(services, watch)
-    names = {model.name for model in run.models if model.is_local}
-    state, status = await state_when_ready(run.url, api_key(run.configuration), names, watch)
+async def _start(run: Run, services: Sequence[Service], watch: Watch, loaded: Sequence[str]) -> None:
+    await wait_for_services([one for one in services if not one.model or one.model in loaded], watch)
+    state, status = await state_when_ready(run.url, api_key(run.configuration), set(loaded), watch)
     print_banner(state, status, devices=run.devices, logs=run.setting.log_directory)
 
 

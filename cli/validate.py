@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 
 from cli.config import Configuration, ModelEntry
+from cli.memory import UpSettings
 from cli.sources import wanted_files
 from services.cache.settings import CacheSettings
+from services.router.routes import RouteSettings
 from services.router.settings import RouterSettings
 from services.shared.settings import LogSettings, load_settings
 from services.upstream.settings import UpstreamSettings
@@ -16,7 +18,9 @@ def check_settings(configuration: Configuration, models: Iterable[ModelEntry]) -
     document = dict(configuration.document)
     load_settings(CacheSettings, "cache", document=document)
     load_settings(RouterSettings, "router", document=document)
+    load_settings(RouteSettings, "routes", document=document)
     load_settings(LogSettings, "log", document=document)
+    load_settings(UpSettings, "up", document=document)
     for model in models:
         _check_model(model)
 

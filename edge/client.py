@@ -12,9 +12,11 @@ from localcode.inference.v1 import inference_pb2 as pb
 from localcode.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from localcode.router.v1 import router_pb2
 from localcode.router.v1.router_pb2_grpc import RouterServiceStub
+from localcode.supervisor.v1 import supervisor_pb2
 from services.shared.grpc_runtime import is_serving, open_channel
 
 _ESTIMATE_TIMEOUT_SECONDS: Final = 30.0  # a long prompt is tokenized
+_LOAD_TIMEOUT_SECONDS: Final = 10.0
 _STATES: Final = {
     ChannelConnectivity.READY: 0,
     ChannelConnectivity.IDLE: 1,
@@ -78,6 +80,16 @@ class InferenceClient:
         """Asks what a request would cost."""
         asked = router_pb2.EstimateRequest(request=request)
         return await self._peer().router.Estimate(asked, timeout=_ESTIMATE_TIMEOUT_SECONDS)
+
+    async def load_model(self, model: str) -> supervisor_pb2.ManagedModel:
+        """Asks for a model to be loaded."""
+        asked = router_pb2.LoadModelRequest(model=model)
+        return (await self._peer().router.LoadModel(asked, timeout=_LOAD_TIMEOUT_SECONDS)).model
+
+    async def unload_model(self, model: str) -> supervisor_pb2.ManagedModel:
+        """Asks for a model to be unloaded when its answers are whole."""
+        asked = router_pb2.UnloadModelRequest(model=model)
+        return (await self._peer().router.UnloadModel(asked, timeout=_LOAD_TIMEOUT_SECONDS)).model
 
     def _peer(self) -> _Peer:
         """Takes the peers in turn, those first whose connection stands."""

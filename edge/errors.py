@@ -28,6 +28,8 @@ HTTP_STATUS_AND_TYPE: Final = {
     StatusCode.DEADLINE_EXCEEDED: (504, _SERVER),
 }
 _REQUEST_TOO_LARGE: Final = "request_too_large"
+_STATUS_OF_REASON: Final = {_REQUEST_TOO_LARGE: 413, "models_fixed": 501, "model_pinned": 409}
+"""Cases that gRPC has no word of its own for."""
 _DEFAULT_RETRY_SECONDS: Final = 2.0
 _RETRY_STATUSES: Final = frozenset({429, 503})
 _UNEXPLAINED: Final = {
@@ -108,8 +110,7 @@ def error_chunk(error: ApiError) -> dict[str, Any]:
 
 def _of(code: StatusCode, message: str, reason: str, param: str, retry_after: float | None) -> ApiError:
     status, kind = HTTP_STATUS_AND_TYPE.get(code, (500, _SERVER))
-    if reason == _REQUEST_TOO_LARGE:  # gRPC has no word for it
-        status = 413
+    status = _STATUS_OF_REASON.get(reason, status)
     return ApiError(status, message, kind, reason, param or None, retry_after)
 
 

@@ -16,6 +16,7 @@ from edge.generation import Generation
 from localcode.inference.v1 import inference_pb2 as pb
 
 DONE: Final = b"data: [DONE]\n\n"
+_MOST_PERCENT: Final = 99  # what takes longer than last time is not done yet
 _HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 T = TypeVar("T")
 
@@ -151,8 +152,25 @@ def _waiting_for(progress: pb.Progress | None, *, is_admitted: bool) -> str:
         case pb.PHASE_QUEUED:
             return f"queued, {progress.queue_position} before this request"
         case pb.PHASE_LOADING:
-            return "loading the model"
+            return _loading(progress)
+        case pb.PHASE_MEMORY:
+            return f"waiting for memory to load model {_word(progress.model)} into"
         case pb.PHASE_PREFILL:
             return f"reading the prompt, {progress.processed_token_count} of {progress.total_token_count} tokens"
         case _:
             return "working"
+
+
+def _loading(progress: pb.Progress) -> str:
+    if not progress.model:
+        return "loading the model"
+    text = f"loading model {_word(progress.model)}"
+    seconds, expected = progress.loading_seconds, progress.expected_loading_seconds
+    if expected > 0:
+        return f"{text} {min(round(100 * seconds / expected), _MOST_PERCENT)}%"
+    return f"{text} {seconds:.0f} s" if seconds > 0 else text
+
+
+def _word(name: str) -> str:
+    """A name without line ends, which would end the comment."""
+    return " ".join(name.split())

@@ -26,11 +26,14 @@ class SystemState:
     cache: str
     model: str = ""
     workers: list[dict[str, Any]] = field(default_factory=list)
+    can_load: bool = False
+    """Whether a model would be loaded for a request."""
 
     @property
     def status(self) -> str:
         """`ok`; `degraded` where something is missing; `unavailable` where nothing can answer."""
-        if not any(worker["healthy"] and not worker["draining"] for worker in self.workers):
+        can_answer = self.can_load or any(worker["healthy"] and not worker["draining"] for worker in self.workers)
+        if not can_answer:
             return "unavailable"
         is_whole = self.cache != "unreachable" and all(worker["healthy"] for worker in self.workers)
         return "ok" if is_whole else "degraded"
@@ -79,6 +82,7 @@ def system_of_router(status: router_pb2.GetStatusResponse) -> SystemState:
         cache="ok" if status.cache_reachable else "unreachable",
         model=status.default_model or next(iter(names), ""),
         workers=[_worker(worker) for worker in status.workers],
+        can_load=bool(status.loadable_models),
     )
 
 

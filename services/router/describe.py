@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from localcode.inference.v1 import inference_pb2 as pb
 from localcode.router.v1 import router_pb2
 from services.router.models import Model
+from services.router.residency import Residency
 from services.router.routes import Choice
 from services.router.workers import WorkerDirectory
 
@@ -26,7 +27,8 @@ def route_response(request_class: str, choice: Choice) -> router_pb2.RouteRespon
 class Describer:
     """Remembers how models were described, so that one whose worker restarts keeps its description."""
 
-    def __init__(self) -> None:
+    def __init__(self, residency: Residency) -> None:
+        self._residency = residency
         self._known: dict[str, pb.ModelDescription] = {}
 
     async def describe(
@@ -47,4 +49,7 @@ class Describer:
         description.aliases[:] = dict.fromkeys((*description.aliases, *model.aliases))
         if not is_live:
             description.loaded_at_seconds = 0
+        description.state = pb.MODEL_STATE_LOADED if is_live else pb.MODEL_STATE_UNLOADED
+        if managed := self._residency.find(model.name):
+            description.state, description.pinned = managed.state, managed.pinned
         return description

@@ -16,21 +16,21 @@ from services.router.gate import Gate, Ticket
 from services.router.lineages import Lineages, continues_conversation
 from services.router.metrics import RouterMetrics
 from services.router.models import Model
+from services.router.patience import RETRY_AFTER_SECONDS, Patience, nobody
 from services.router.placement import Candidate, Need, expect, ranked
+from services.router.residency import Residency
 from services.router.routes import ModelState
 from services.router.sizes import prefix_sizes
 from services.router.statistics import ModelStatistics
 from services.router.trip import Failure, Trip, judge
 from services.router.worker import RoutedWorker
 from services.router.workers import WorkerDirectory
-from services.shared.errors import NoWorker, ServiceError, WorkerLost
+from services.shared.errors import WorkerLost
 from services.shared.lineage import lineage
 
 MAX_LOST_IN_A_ROW: Final = 3
 """Workers that may be lost without a new token: a request that kills workers must not kill all of them."""
-RETRY_AFTER_SECONDS: Final = 5.0
 PROGRESS_SECONDS: Final = 1.0
-_LOADING: Final = pb.GenerateResponse(progress=pb.Progress(phase=pb.PHASE_LOADING))
 _log = structlog.get_logger(__name__)
 
 
@@ -39,14 +39,18 @@ class Forwarder:
 
     def __init__(
         self, workers: WorkerDirectory, gate: Gate, lineages: Lineages, metrics: RouterMetrics, *,
-        worker_wait_seconds: float, resume_wait_seconds: float = 60.0,
+        worker_wait_seconds: float, resume_wait_seconds: float = 60.0, residency: Residency | None = None,
+        load_wait_seconds: float = 600.0,
     ) -> None:  # fmt: skip
         self._workers = workers
         self._gate = gate
         self._lineages = lineages
         self._metrics = metrics
-        self._worker_wait_seconds = worker_wait_seconds
-        self._resume_wait_seconds = resume_wait_seconds
+        self._residency = residency or Residency(None)
+        self._patience = Patience(
+            workers, self._residency, worker_wait_seconds=worker_wait_seconds,
+            resume_wait_seconds=resume_wait_seconds, load_wait_seconds=load_wait_seconds,
+        )  # fmt: skip
         self.migration_count = 0
 
     async def generate(self, trip: Trip, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse]:
@@ -93,10 +97,12 @@ class Forwarder:
         live = self._workers.live(trip.model)
         best = self._best(trip)
         return ModelState(
-            is_live=bool(live),
+            is_live=bool(live) or self._residency.can_come(trip.model),
             sees_images=any(known.sees_images for worker in live for known in worker.registration.models),
             context_length=model.context_length,
-            first_token_seconds=expect(best, self._gate.need(trip)).first_token_seconds if best else 0.0,
+            first_token_seconds=expect(best, self._gate.need(trip)).first_token_seconds
+            if best
+            else self._residency.seconds_to_load(trip.model),
         )
 
     async def estimate(self, trip: Trip, request: pb.GenerateRequest) -> router_pb2.EstimateResponse:
@@ -109,7 +115,7 @@ class Forwarder:
                 trip.prompt_token_count = len(rendered.token_ids)
         best = self._best(trip)
         if best is None:
-            raise _nobody(trip)
+            raise nobody(trip)
         need = self._gate.need(trip)
         wait = expect(best, need)
         cached = min(best.cached_token_count, need.prompt_token_count)
@@ -133,7 +139,7 @@ class Forwarder:
         """Answers a call with a single response, which needs no slot."""
         while True:
             while not (candidates := self._gate.candidates(trip)):
-                self._check_wait(trip)
+                self._patience.check(trip)
                 await self._workers.wait_for_change(PROGRESS_SECONDS)
             best = ranked([worker.candidate(trip) for worker in candidates.values()], Need())[0]
             worker = candidates[best.worker_id]
@@ -154,27 +160,14 @@ class Forwarder:
         """Waits for a moment to be let through; raises when there is nothing left to wait for."""
         if not ticket.passed.done():
             if not self._gate.candidates(trip):
-                self._check_wait(trip)
+                self._patience.check(trip)
             await asyncio.wait({ticket.passed}, timeout=PROGRESS_SECONDS)
             self._gate.dispatch(trip.model)  # what other routers' requests leave free shows in reports alone
         return ticket.passed.result() if ticket.passed.done() else None
 
-    def _check_wait(self, trip: Trip) -> None:
-        """Raises when no worker is left, or none came for too long."""
-        if trip.refusals and not trip.has_delta:
-            raise next(iter(trip.refusals.values()))
-        trip.refusals.clear()  # an answer that has begun waits for a place at any worker
-        if self._workers.live(trip.model):
-            return
-        now = time.monotonic()
-        if trip.waiting_since is None:
-            trip.waiting_since = now
-        if now - trip.waiting_since >= (self._resume_wait_seconds if trip.has_delta else self._worker_wait_seconds):
-            raise _nobody(trip)
-
     def _progress(self, trip: Trip, ticket: Ticket) -> pb.GenerateResponse:
         if not self._workers.live(trip.model):
-            return _LOADING
+            return pb.GenerateResponse(progress=self._residency.progress(trip.model))
         position = self._gate.position(ticket)
         return pb.GenerateResponse(progress=pb.Progress(phase=pb.PHASE_QUEUED, queue_position=position))
 
@@ -235,15 +228,3 @@ class Forwarder:
         if trip.has_delta:
             self.migration_count += 1
             self._metrics.migrations.labels(trip.model).inc()
-
-
-def _nobody(trip: Trip) -> ServiceError:
-    if trip.has_delta:
-        return WorkerLost(
-            f"The worker stopped in the middle of its answer, and no other one of {trip.model!r} could go on with it.",
-            retry_after_seconds=1.0,
-        )
-    return NoWorker(
-        f"No worker runs the model {trip.model!r} now. It may be loading; try again in a moment.",
-        retry_after_seconds=RETRY_AFTER_SECONDS,
-    )

@@ -101,11 +101,13 @@ def ranked(candidates: Sequence[Candidate], need: Need) -> list[Candidate]:
 def choose(candidates: Sequence[Candidate], need: Need) -> str | None:
     """Names the worker where a request starts now; none if it should wait, for a place or for the worker that knows it.
 
-    Waiting for a full worker is right only where that is still sooner than to compute the prompt elsewhere.
+    Waiting for a full worker is right only where that is still sooner than to compute the prompt elsewhere, and never
+    for one that knows no more of it: a free slot would stand idle for an estimate.
     """
-    for candidate in ranked(candidates, need):
-        if candidate.has_place(reserve=need.reserve):
-            return candidate.worker_id
-        if not candidate.has_place():
-            return None
-    return None
+    in_order = ranked(candidates, need)
+    free = next((one for one in in_order if one.has_place(reserve=need.reserve)), None)
+    if free is None:
+        return None
+    before = in_order[: in_order.index(free)]
+    is_awaited = any(not one.has_place() and one.cached_token_count > free.cached_token_count for one in before)
+    return None if is_awaited else free.worker_id

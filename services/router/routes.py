@@ -51,10 +51,11 @@ class ModelState:
     """A model as it is now."""
 
     is_live: bool = True
+    """Whether it runs, or is loaded when someone asks for it."""
     sees_images: bool = False
     context_length: int = 0
     first_token_seconds: float = 0.0
-    """Expected for this request."""
+    """Expected for this request, with the time to load the model."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from localcode.router.v1.router_pb2_grpc import RouterServiceServicer
 from services.router.classify import class_name, classify, has_image
 from services.router.describe import Describer, route_response
 from services.router.flights import Flight, Flights, flight_key
-from services.router.forward import RETRY_AFTER_SECONDS, Forwarder
+from services.router.forward import Forwarder
 from services.router.gate import Gate
 from services.router.language import prompt_language
 from services.router.metrics import RouterMetrics
 from services.router.models import AUTO, Model, default_model, merge, named
+from services.router.patience import RETRY_AFTER_SECONDS
+from services.router.residency import Residency
 from services.router.routes import Choice, ModelState, RouteSettings, Wanted, choose_model
 from services.router.settings import RouterSettings
 from services.router.trip import Trip
@@ -38,6 +40,7 @@ class RouterServicer(InferenceServiceServicer, RouterServiceServicer):
     def __init__(
         self, settings: RouterSettings, configured: tuple[Model, ...], workers: WorkerDirectory, gate: Gate,
         forwarder: Forwarder, flights: Flights, metrics: RouterMetrics, routes: RouteSettings | None = None,
+        residency: Residency | None = None,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._defaults = settings.defaults
@@ -49,7 +52,8 @@ class RouterServicer(InferenceServiceServicer, RouterServiceServicer):
         self._forwarder = forwarder
         self._flights = flights
         self._metrics = metrics
-        self._describer = Describer()
+        self._residency = residency or Residency(None)
+        self._describer = Describer(self._residency)
         self._class_counts: Counter[str] = Counter()
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncGenerator[pb.GenerateResponse]:
@@ -115,6 +119,7 @@ class RouterServicer(InferenceServiceServicer, RouterServiceServicer):
                 router_pb2.QueueStatus(model=model, waiting_count=count)
                 for model, count in sorted(self._gate.waiting_counts().items())
             ],
+            loadable_models=self._residency.loadable,
         )
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteResponse:
@@ -126,6 +131,16 @@ class RouterServicer(InferenceServiceServicer, RouterServiceServicer):
         """Says which worker would answer a request, and when its first token is to be expected."""
         trip, _ = await self._decide(request.request)
         return await self._forwarder.estimate(trip, request.request)
+
+    async def LoadModel(self, request: router_pb2.LoadModelRequest, context: Any) -> router_pb2.LoadModelResponse:
+        """Asks the supervisor for a model."""
+        model = await self._residency.load(named(request.model, self._known()))
+        return router_pb2.LoadModelResponse(model=model)
+
+    async def UnloadModel(self, request: router_pb2.UnloadModelRequest, context: Any) -> router_pb2.UnloadModelResponse:
+        """Asks the supervisor to unload a model."""
+        model = await self._residency.unload(named(request.model, self._known()))
+        return router_pb2.UnloadModelResponse(model=model)
 
     async def _prepare(self, request: pb.GenerateRequest, context: Any) -> tuple[Trip, pb.Routed]:
         trip, choice = await self._decide(request)

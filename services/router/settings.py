@@ -50,6 +50,10 @@ class RouterSettings(ServiceSettings):
     """Where to serve gRPC, `host:port` or `unix:/path`."""
     cache_address: str = "127.0.0.1:7002"
     """The cache service, where workers register."""
+    supervisor_address: str = ""
+    """Where the supervisor answers that loads and unloads the models of this machine; empty means there is none."""
+    load_wait_seconds: float = Field(default=600.0, ge=0, le=86_400)
+    """How long a request waits for a model that is loaded for it, or for memory to load it into."""
     default_model: str = ""
     """The model of requests that name none or `auto`; empty means the first one configured or registered."""
     class_models: dict[ClassName, str] = Field(default_factory=dict)

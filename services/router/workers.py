@@ -6,6 +6,7 @@ Redis is away, the workers that are known stay, and their health alone counts.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -58,6 +59,8 @@ class WorkerDirectory:
         self.is_cache_reachable = False
         self.on_change: Callable[[], None] = lambda: None
         """Called when a worker began to answer."""
+        self.is_leaving: Callable[[str], bool] = lambda _model: False
+        """Says which models take no new requests because they are about to be unloaded."""
 
     @property
     def workers(self) -> list[RoutedWorker]:
@@ -71,7 +74,17 @@ class WorkerDirectory:
 
     def live(self, model: str) -> list[RoutedWorker]:
         """The workers of a model that take requests now."""
+        if self.is_leaving(model):
+            return []
         return [worker for worker in self._workers.values() if worker.takes_requests() and worker.runs(model)]
+
+    def open_counts(self) -> dict[str, int]:
+        """Requests that this router has open at workers, by model."""
+        counts: Counter[str] = Counter()
+        for worker in self._workers.values():
+            for model in worker.registration.models if worker.open_count else ():
+                counts[model.name] += worker.open_count
+        return counts
 
     def live_models(self) -> frozenset[str]:
         """The names of the models that a worker runs now."""

@@ -28,6 +28,8 @@ class WorkerSettings(ServiceSettings):
     """Where the model comes from: a name of the catalogue, a path, or `hf:REPO/FILE`. Resolved by the command line."""
     model_path: Path | None = None
     """The GGUF file (the first shard of a split one)."""
+    pinned: bool = False
+    """Whether the model stays loaded where others are unloaded; `localcode up` sees to that."""
     aliases: tuple[str, ...] = ()
     """Other names of the model."""
     listen: str = "127.0.0.1:0"

@@ -1,5 +1,6 @@
 """The whole system as a person runs it: `localcode up` with all its processes, in directories of its own."""
 
+import json
 import os
 import signal
 import socket
@@ -101,6 +102,11 @@ class System:
         for process in self.processes():
             process.kill()
         self.process.wait()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """What the processes logged under a name."""
+        lines = [line for line in self.output.read_text(errors="replace").splitlines() if line.startswith("{")]
+        return [event for event in map(json.loads, lines) if event.get("event") == name]
 
     def tail(self) -> str:
         """The last lines that the run printed."""

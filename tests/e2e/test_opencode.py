@@ -1,5 +1,6 @@
 """The real OpenCode against the running system: it reads and changes a file, and it talks with a real model."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def test_opencode_reads_a_file_edits_it_and_reports(start_system: StartSystem, p
     assert run.tools == ["read", "edit"], run.log
     assert run.text == FINAL_TEXT
     assert target.read_text() == f"{NEW_LINE}\nTIMEOUT_SECONDS = 5\n"
+    routed = Counter(event["request_class"] for event in system.events("request_routed"))
+    assert routed == {"title": 1, "main": 3}  # it asks for a title beside its loop
 
 
 @pytest.mark.timeout(600)

@@ -26,7 +26,7 @@ def admitted(*, model: str = "coder", prompt_token_count: int = 10) -> pb.Genera
     )
 
 
-def progress(phase: pb.Phase, **counts: int) -> pb.GenerateResponse:
+def progress(phase: pb.Phase, **counts: Any) -> pb.GenerateResponse:
     return pb.GenerateResponse(progress=pb.Progress(phase=phase, **counts))
 
 

@@ -51,6 +51,22 @@ def opencode_script(target: Path) -> Script:
     )
 
 
+WRITE_PROMPT: Final = "Write the long table into table.txt"
+WRITTEN_TEXT: Final = "The table is complete."
+
+
+def long_write_script(target: Path, content: str) -> Script:
+    """Writes a file in one long call, and reports once it is written."""
+    return Script(
+        default=GREETING,
+        branches=(
+            Branch(WRITE_PROMPT, hermes_call("write", {"filePath": str(target), "content": content})),
+            Branch("Wrote file successfully", WRITTEN_TEXT),
+            Branch("You are a title generator", "A long table"),
+        ),
+    )
+
+
 def hermes_call(name: str, arguments: Mapping[str, object]) -> str:
     """Writes a tool call as models of the Hermes family do."""
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"

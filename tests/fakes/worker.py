@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator
 from functools import partial
@@ -88,8 +89,10 @@ class EchoService(InferenceServiceServicer):
                 yield admitted(model=self.name)
                 if resume_tokens:
                     yield content("".join(f"{number} " for number in resume_tokens), token_ids=resume_tokens)
+                began = time.monotonic()
                 for number in range(len(resume_tokens), int(count)):
-                    await asyncio.sleep(float(seconds))
+                    due = began + (number - len(resume_tokens) + 1) * float(seconds)
+                    await asyncio.sleep(due - time.monotonic())  # a late step is no reason for the next to be late
                     yield content(f"{number} ", token_ids=[number])
                 yield finish(completion_token_count=int(count))
             case _:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,23 @@ def test_a_worker_is_told_its_name_file_and_lock(plan: dict[str, dict[str, str]]
     assert worker["LOCALCODE_WORKER_NAME"] == "coder"
     assert worker["LOCALCODE_WORKER_MODEL_PATH"] == "/models/coder.gguf"
     assert worker["LOCALCODE_WORKER_COMPUTE_LOCK"] == plan["model small"]["LOCALCODE_WORKER_COMPUTE_LOCK"]
+
+
+def test_the_router_is_told_where_models_are_loaded(plan: dict[str, dict[str, str]]) -> None:
+    assert plan["router"]["LOCALCODE_ROUTER_SUPERVISOR_ADDRESS"] == f"unix:{RUNTIME}/supervisor.sock"
+
+
+def test_only_local_models_are_loaded_and_unloaded() -> None:
+    services = plan_services(configuration(), [CODER, SMALL, REMOTE], setting())
+    assert [service.model for service in services if service.model] == ["coder", "small"]
+
+
+def test_under_a_memory_budget_a_worker_is_told_how_much_it_may_remember() -> None:
+    limited = replace(setting(), memory_budget=8_000)
+    worker = by_name(plan_services(configuration(), [CODER], limited))["model coder"]
+    assert worker["LOCALCODE_WORKER_RAM_BYTES"] == "1000"
+    free = by_name(plan_services(configuration(), [CODER], setting()))["model coder"]
+    assert "LOCALCODE_WORKER_RAM_BYTES" not in free
 
 
 def test_a_single_worker_needs_no_compute_lock() -> None:

@@ -58,6 +58,20 @@ async def test_a_killed_child_is_started_again() -> None:
     assert [(event.cause, event.restart_delay_seconds) for event in events] == [("killed by SIGKILL", 0.5)]
 
 
+async def test_one_child_is_stopped_and_started_again_while_the_other_runs_on() -> None:
+    events: list[ChildEnded] = []
+    with Guardian() as guardian:
+        specs = [child("a", SLEEP), child("b", SLEEP)]
+        async with supervised(specs, guardian=guardian, report=events.append) as supervisor:
+            await eventually(lambda: all(supervisor.process_id(name) for name in "ab"))
+            first, other = supervisor.process_id("a") or 0, supervisor.process_id("b")
+            await supervisor.stop("a")
+            assert (is_alive(first), supervisor.process_id("a"), supervisor.process_id("b")) == (False, None, other)
+            supervisor.start(specs[0])
+            await eventually(lambda: supervisor.process_id("a") not in (None, first))
+    assert events == []
+
+
 async def test_leaving_ends_every_child() -> None:
     with Guardian() as guardian:
         specs = [child("a", SLEEP), child("b", SLEEP)]

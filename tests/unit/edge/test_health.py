@@ -33,6 +33,11 @@ def test_the_status_follows_from_who_can_answer(actual: str, expected: str) -> N
     assert actual == expected
 
 
+def test_a_model_that_would_be_loaded_can_answer() -> None:
+    unloaded = router_pb2.GetStatusResponse(cache_reachable=True, loadable_models=["coder"])
+    assert system_of_router(unloaded).status == "ok"
+
+
 def test_the_model_is_the_default_or_the_first() -> None:
     assert system_of_router(router_pb2.GetStatusResponse(workers=[worker()])).model == "coder"
     named = router_pb2.GetStatusResponse(default_model="glm-4.7", workers=[worker()])

@@ -115,6 +115,17 @@ async def test_each_choice_has_one_role_and_one_finish() -> None:
     [
         (progress(pb.PHASE_QUEUED, queue_position=3), b": queued, 3 before this request\n\n"),
         (progress(pb.PHASE_LOADING), b": loading the model\n\n"),
+        (progress(pb.PHASE_LOADING, model="x"), b": loading model x\n\n"),
+        (progress(pb.PHASE_LOADING, model="x", loading_seconds=3.2), b": loading model x 3 s\n\n"),
+        (
+            progress(pb.PHASE_LOADING, model="x", loading_seconds=4.8, expected_loading_seconds=12),
+            b": loading model x 40%\n\n",
+        ),
+        (
+            progress(pb.PHASE_LOADING, model="x", loading_seconds=30, expected_loading_seconds=12),
+            b": loading model x 99%\n\n",
+        ),
+        (progress(pb.PHASE_MEMORY, model="x\n\ny"), b": waiting for memory to load model x y into\n\n"),
         (
             progress(pb.PHASE_PREFILL, processed_token_count=512, total_token_count=7210),
             b": reading the prompt, 512 of 7210 tokens\n\n",

@@ -233,6 +233,8 @@ class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType
     """Waits for a model to load or a worker to appear."""
     PHASE_PREFILL: _Phase.ValueType  # 3
     """The prompt is being computed."""
+    PHASE_MEMORY: _Phase.ValueType  # 4
+    """Waits for memory to load the model into: others are in use."""
 
 class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
     """Phases before the first token."""
@@ -245,6 +247,8 @@ PHASE_LOADING: Phase.ValueType  # 2
 """Waits for a model to load or a worker to appear."""
 PHASE_PREFILL: Phase.ValueType  # 3
 """The prompt is being computed."""
+PHASE_MEMORY: Phase.ValueType  # 4
+"""Waits for memory to load the model into: others are in use."""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
 class _FinishReason:
@@ -278,6 +282,42 @@ FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 3
 FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 4
 """A backend withheld the answer."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
+
+class _ModelState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_STATE_UNSPECIFIED: _ModelState.ValueType  # 0
+    """Not said."""
+    MODEL_STATE_LOADED: _ModelState.ValueType  # 1
+    """Answers."""
+    MODEL_STATE_LOADING: _ModelState.ValueType  # 2
+    """Is being loaded."""
+    MODEL_STATE_UNLOADING: _ModelState.ValueType  # 3
+    """Finishes its answers, and is then unloaded."""
+    MODEL_STATE_UNLOADED: _ModelState.ValueType  # 4
+    """Not in memory."""
+    MODEL_STATE_WAITING: _ModelState.ValueType  # 5
+    """Not in memory, but wanted; waits for others to be unloaded."""
+
+class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
+    """Where a model is on its way into memory or out of it."""
+
+MODEL_STATE_UNSPECIFIED: ModelState.ValueType  # 0
+"""Not said."""
+MODEL_STATE_LOADED: ModelState.ValueType  # 1
+"""Answers."""
+MODEL_STATE_LOADING: ModelState.ValueType  # 2
+"""Is being loaded."""
+MODEL_STATE_UNLOADING: ModelState.ValueType  # 3
+"""Finishes its answers, and is then unloaded."""
+MODEL_STATE_UNLOADED: ModelState.ValueType  # 4
+"""Not in memory."""
+MODEL_STATE_WAITING: ModelState.ValueType  # 5
+"""Not in memory, but wanted; waits for others to be unloaded."""
+Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 class _Capability:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -1188,6 +1228,9 @@ class Progress(_message.Message):
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     PROCESSED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     TOTAL_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    LOADING_SECONDS_FIELD_NUMBER: _builtins.int
+    EXPECTED_LOADING_SECONDS_FIELD_NUMBER: _builtins.int
     phase: Global___Phase.ValueType
     """The phase of the work."""
     queue_position: _builtins.int
@@ -1196,6 +1239,12 @@ class Progress(_message.Message):
     """Prompt tokens whose KV state exists, for `PHASE_PREFILL`."""
     total_token_count: _builtins.int
     """Prompt tokens in all, for `PHASE_PREFILL`."""
+    model: _builtins.str
+    """The model, for `PHASE_LOADING` and `PHASE_MEMORY`."""
+    loading_seconds: _builtins.float
+    """Seconds that it has been loading, for `PHASE_LOADING`."""
+    expected_loading_seconds: _builtins.float
+    """Seconds that loading takes, for `PHASE_LOADING`; 0 if not known."""
     def __init__(
         self,
         *,
@@ -1203,10 +1252,13 @@ class Progress(_message.Message):
         queue_position: _builtins.int = ...,
         processed_token_count: _builtins.int = ...,
         total_token_count: _builtins.int = ...,
+        model: _builtins.str = ...,
+        loading_seconds: _builtins.float = ...,
+        expected_loading_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["phase", b"phase", "processed_token_count", b"processed_token_count", "queue_position", b"queue_position", "total_token_count", b"total_token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_loading_seconds", b"expected_loading_seconds", "loading_seconds", b"loading_seconds", "model", b"model", "phase", b"phase", "processed_token_count", b"processed_token_count", "queue_position", b"queue_position", "total_token_count", b"total_token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1564,6 +1616,8 @@ class ModelDescription(_message.Message):
     LOADED_AT_SECONDS_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     PARAMETER_COUNT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name to ask for."""
     context_length: _builtins.int
@@ -1578,6 +1632,10 @@ class ModelDescription(_message.Message):
     """Size of its files; 0 where they are remote."""
     parameter_count: _builtins.int
     """Parameters; 0 if not known."""
+    state: Global___ModelState.ValueType
+    """Where it is; workers, whose model is loaded, need not say it."""
+    pinned: _builtins.bool
+    """Whether it stays loaded where others are unloaded."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names of it."""
@@ -1598,10 +1656,12 @@ class ModelDescription(_message.Message):
         loaded_at_seconds: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
         parameter_count: _builtins.int = ...,
+        state: Global___ModelState.ValueType = ...,
+        pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "capabilities", b"capabilities", "context_length", b"context_length", "loaded_at_seconds", b"loaded_at_seconds", "name", b"name", "owner", b"owner", "parameter_count", b"parameter_count", "size_bytes", b"size_bytes", "slot_count", b"slot_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "capabilities", b"capabilities", "context_length", b"context_length", "loaded_at_seconds", b"loaded_at_seconds", "name", b"name", "owner", b"owner", "parameter_count", b"parameter_count", "pinned", b"pinned", "size_bytes", b"size_bytes", "slot_count", b"slot_count", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,6 +50,16 @@ class RouterServiceStub:
                 request_serializer=localcode_dot_router_dot_v1_dot_router__pb2.EstimateRequest.SerializeToString,
                 response_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.EstimateResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/localcode.router.v1.RouterService/LoadModel',
+                request_serializer=localcode_dot_router_dot_v1_dot_router__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/localcode.router.v1.RouterService/UnloadModel',
+                request_serializer=localcode_dot_router_dot_v1_dot_router__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -80,6 +90,22 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadModel(self, request, context):
+        """Asks for a model to be loaded, and returns at once.
+        Errors: `NOT_FOUND` for an unknown model, `UNIMPLEMENTED` (reason `models_fixed`) where models don't come and go.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Asks for a model to be unloaded when its answers are whole, and returns at once.
+        Errors: those of `LoadModel`, and `FAILED_PRECONDITION` (reason `model_pinned`) for a model that is pinned.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +123,16 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.Estimate,
                     request_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.EstimateRequest.FromString,
                     response_serializer=localcode_dot_router_dot_v1_dot_router__pb2.EstimateResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.LoadModelRequest.FromString,
+                    response_serializer=localcode_dot_router_dot_v1_dot_router__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=localcode_dot_router_dot_v1_dot_router__pb2.UnloadModelRequest.FromString,
+                    response_serializer=localcode_dot_router_dot_v1_dot_router__pb2.UnloadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -181,6 +217,60 @@ class RouterService:
             '/localcode.router.v1.RouterService/Estimate',
             localcode_dot_router_dot_v1_dot_router__pb2.EstimateRequest.SerializeToString,
             localcode_dot_router_dot_v1_dot_router__pb2.EstimateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/localcode.router.v1.RouterService/LoadModel',
+            localcode_dot_router_dot_v1_dot_router__pb2.LoadModelRequest.SerializeToString,
+            localcode_dot_router_dot_v1_dot_router__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/localcode.router.v1.RouterService/UnloadModel',
+            localcode_dot_router_dot_v1_dot_router__pb2.UnloadModelRequest.SerializeToString,
+            localcode_dot_router_dot_v1_dot_router__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

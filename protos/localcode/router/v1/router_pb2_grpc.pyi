@@ -45,6 +45,14 @@ class RouterServiceStub:
     """Says which worker would answer a request, and when its first token is to be expected.
     Errors: `NOT_FOUND` for an unknown model, `UNAVAILABLE` while no worker runs it.
     """
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_router_pb2.LoadModelRequest, _router_pb2.LoadModelResponse]
+    """Asks for a model to be loaded, and returns at once.
+    Errors: `NOT_FOUND` for an unknown model, `UNIMPLEMENTED` (reason `models_fixed`) where models don't come and go.
+    """
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_router_pb2.UnloadModelRequest, _router_pb2.UnloadModelResponse]
+    """Asks for a model to be unloaded when its answers are whole, and returns at once.
+    Errors: those of `LoadModel`, and `FAILED_PRECONDITION` (reason `model_pinned`) for a model that is pinned.
+    """
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -62,6 +70,14 @@ class RouterServiceAsyncStub(RouterServiceStub):
     Estimate: _aio.UnaryUnaryMultiCallable[_router_pb2.EstimateRequest, _router_pb2.EstimateResponse]  # type: ignore[assignment]
     """Says which worker would answer a request, and when its first token is to be expected.
     Errors: `NOT_FOUND` for an unknown model, `UNAVAILABLE` while no worker runs it.
+    """
+    LoadModel: _aio.UnaryUnaryMultiCallable[_router_pb2.LoadModelRequest, _router_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Asks for a model to be loaded, and returns at once.
+    Errors: `NOT_FOUND` for an unknown model, `UNIMPLEMENTED` (reason `models_fixed`) where models don't come and go.
+    """
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_router_pb2.UnloadModelRequest, _router_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Asks for a model to be unloaded when its answers are whole, and returns at once.
+    Errors: those of `LoadModel`, and `FAILED_PRECONDITION` (reason `model_pinned`) for a model that is pinned.
     """
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -95,6 +111,26 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_router_pb2.EstimateResponse, _abc.Awaitable[_router_pb2.EstimateResponse]]:
         """Says which worker would answer a request, and when its first token is to be expected.
         Errors: `NOT_FOUND` for an unknown model, `UNAVAILABLE` while no worker runs it.
+        """
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _router_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.LoadModelResponse, _abc.Awaitable[_router_pb2.LoadModelResponse]]:
+        """Asks for a model to be loaded, and returns at once.
+        Errors: `NOT_FOUND` for an unknown model, `UNIMPLEMENTED` (reason `models_fixed`) where models don't come and go.
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _router_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.UnloadModelResponse, _abc.Awaitable[_router_pb2.UnloadModelResponse]]:
+        """Asks for a model to be unloaded when its answers are whole, and returns at once.
+        Errors: those of `LoadModel`, and `FAILED_PRECONDITION` (reason `model_pinned`) for a model that is pinned.
         """
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

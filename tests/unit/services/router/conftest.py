@@ -65,10 +65,12 @@ class Rig:
         self.gate.make_room = self.flights.make_room
         self.forwarder = self.make_forwarder()
 
-    def make_forwarder(self, *, worker_wait_seconds: float = 5, resume_wait_seconds: float = 5) -> Forwarder:
+    def make_forwarder(
+        self, *, worker_wait_seconds: float = 5, resume_wait_seconds: float = 5, **more: Any
+    ) -> Forwarder:
         return Forwarder(
             self.directory, self.gate, self.lineages, self.metrics, worker_wait_seconds=worker_wait_seconds,
-            resume_wait_seconds=resume_wait_seconds,
+            resume_wait_seconds=resume_wait_seconds, **more,
         )  # fmt: skip
 
     async def start_worker(self, worker_id: str, *, model: str = "coder", slots: int = 4) -> FakeInferenceService:

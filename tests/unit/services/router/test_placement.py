@@ -58,6 +58,13 @@ def test_the_worker_with_the_soonest_first_token_is_chosen(
     assert choose(candidates, Need(prompt_token_count=1000, request_seconds=seconds)) == chosen
 
 
+def test_nobody_waits_for_a_full_worker_that_knows_no_more_than_a_free_one() -> None:
+    slow = Candidate("a", load=1, slot_count=2, backlog_token_count=50_000)
+    full = Candidate("b", load=2, slot_count=2)
+    assert [one.worker_id for one in ranked([slow, full], Need(request_seconds=0.4))] == ["b", "a"]
+    assert choose([slow, full], Need(request_seconds=0.4)) == "a"
+
+
 def test_a_request_that_waited_for_its_worker_in_vain_goes_elsewhere() -> None:
     candidates = [Candidate("a", **A_FREE), Candidate("b", **A_FULL, cached_token_count=1000)]  # type: ignore[arg-type]
     assert choose(candidates, Need(prompt_token_count=1000, waited_seconds=1)) is None
