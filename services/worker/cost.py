@@ -54,7 +54,12 @@ class StepShape:
 
 def total(shapes: Iterable[StepShape]) -> StepShape:
     """Adds shapes up."""
-    return sum(shapes, StepShape())
+    tokens = outputs = pairs = 0
+    for shape in shapes:
+        tokens += shape.token_count
+        outputs += shape.output_count
+        pairs += shape.pair_count
+    return StepShape(tokens, outputs, pairs)
 
 
 @dataclass(slots=True)
