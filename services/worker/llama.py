@@ -294,7 +294,8 @@ class LlamaContext:
         pointer = llama_cpp.llama_get_logits_ith(self.handle, self._batch.first_output)
         size = self._batch.output_count * self._vocab_size
         values = np.frombuffer((ctypes.c_float * size).from_address(ctypes.addressof(pointer.contents)), np.float32)
-        return values.reshape(self._batch.output_count, self._vocab_size)
+        logits: NDArray[np.float32] = values.reshape(self._batch.output_count, self._vocab_size)
+        return logits
 
     def clear(self) -> None:
         """Drops all sequences."""
