@@ -48,6 +48,7 @@ class EngineLoad:
     used_cells: int
     cell_count: int
     prefill_tokens_per_second: float
+    parked_cells: int = 0
 
 
 class Engine:
@@ -105,8 +106,13 @@ class Engine:
         """Reports how busy the engine is."""
         return EngineLoad(
             self._requests.running_count, self._requests.waiting_count, self._pool.used_cells,
-            self._pool.cell_count, self._cost.prefill_tokens_per_second,
+            self._pool.cell_count, self._cost.prefill_tokens_per_second, self._pool.parked_cells,
         )  # fmt: skip
+
+    @property
+    def cost(self) -> StepCost:
+        """What steps were learned to cost."""
+        return self._cost
 
     @property
     def guesses(self) -> Guesses:

@@ -287,15 +287,17 @@ class LlamaContext:
         """Looks at the logits of an output; valid until the next `decode`. Shape: (vocabulary,)."""
         if self._logits is None:
             self._logits = self._all_logits()
-        return self._logits[output]
+        logits: NDArray[np.float32] = self._logits[output]
+        return logits
 
     def _all_logits(self) -> NDArray[np.float32]:
         """llama.cpp stores them contiguously, in the order of the batch (`llama_get_logits` in llama.h)."""
         pointer = llama_cpp.llama_get_logits_ith(self.handle, self._batch.first_output)
         size = self._batch.output_count * self._vocab_size
-        values = np.frombuffer((ctypes.c_float * size).from_address(ctypes.addressof(pointer.contents)), np.float32)
-        logits: NDArray[np.float32] = values.reshape(self._batch.output_count, self._vocab_size)
-        return logits
+        values: NDArray[np.float32] = np.frombuffer(
+            (ctypes.c_float * size).from_address(ctypes.addressof(pointer.contents)), np.float32
+        )
+        return values.reshape(self._batch.output_count, self._vocab_size)
 
     def clear(self) -> None:
         """Drops all sequences."""
