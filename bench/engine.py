@@ -213,8 +213,8 @@ def _rate(said: Said) -> float:
 
 def _print_curve(running: Running) -> None:
     cost = running.engine.cost
-    known = ", ".join(f"{size}: {1000 * part.seconds:.0f}" for size, part in sorted(cost._tokens.items()))
-    print(f"measured ms of a step by tokens: {known}; an output {1000 * cost._output.seconds:.2f}")
+    known = ", ".join(f"{size}: {1000 * seconds:.0f}" for size, seconds in cost.seconds_by_size.items())
+    print(f"measured ms of a step by tokens: {known}; an output {1000 * cost.output_seconds:.2f}")
 
 
 BENCHES: Final[dict[str, Callable[[argparse.Namespace], None]]] = {

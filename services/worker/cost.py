@@ -154,6 +154,16 @@ class StepCost:
         seconds = self._slowness * self._tokens[size].seconds
         return size / seconds if seconds > 0 else 0.0
 
+    @property
+    def seconds_by_size(self) -> dict[int, float]:
+        """What steps of the sizes that were run cost, but for their outputs and attention."""
+        return {size: part.seconds for size, part in sorted(self._tokens.items())}
+
+    @property
+    def output_seconds(self) -> float:
+        """What each output beyond the first adds."""
+        return self._output.seconds
+
     def hang_seconds(self, shape: StepShape) -> float:
         """Says after how long a step of this shape must be called hung."""
         return max(_SHORTEST_HANG_SECONDS, _PATIENCE * (self.expected_seconds(shape) or 0.0))
