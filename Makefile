@@ -89,6 +89,7 @@ protos: $(VENV)/.dev  ## Generates the stubs of the contracts anew
 lock: $(VENV)/.dev  ## Resolves the dependencies in pyproject.toml anew
 	@$(COMPILE) --extra install --extra worker --extra dev -o requirements/dev.lock pyproject.toml
 	@$(COMPILE) --extra install --extra worker -c requirements/dev.lock -o requirements/worker.lock pyproject.toml
+	@awk '/^[^ ]/ { found = /^llama-cpp-python==/ } found' requirements/worker.lock > requirements/engine.lock
 	@$(COMPILE) --extra install -c requirements/dev.lock -o requirements/base.lock pyproject.toml
 	@$(COMPILE) --extra install --extra worker --extra bench -c requirements/dev.lock \
 		-o requirements/bench.lock pyproject.toml

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.cost import StepShape
+from services.worker.scheduler import MIN_PREFILL_TOKENS
 from services.worker.speculation import NO_SPECULATION, SpeculationOptions
 from tests.fakes.scripted_model import write_scripted_model
 from tests.fakes.scripts import CHAT_SCRIPT
@@ -135,7 +136,7 @@ def gaps(options: argparse.Namespace) -> None:
         stream = running.submit(endless)
         while stream.generated_count < 8:
             time.sleep(0.01)
-        began = time.monotonic()
+        began, depth = time.monotonic(), stream.computed_count
         prompt = running.submit(long)
         said = running.wait(prompt)
         ended = time.monotonic()
@@ -144,7 +145,7 @@ def gaps(options: argparse.Namespace) -> None:
         between = sorted(after - before for before, after in pairwise(times))
         p99 = between[int(0.99 * (len(between) - 1))]
         rate = prompt.prompt_token_count / said.finish.timings.prefill_seconds
-        allowed = _allowed_rate(running, prompt.prompt_token_count, stream.prompt_token_count)
+        allowed = _allowed_rate(running, prompt.prompt_token_count, depth)
         print(
             f"{prompt.prompt_token_count} tokens prefilled beside a stream at {rate:.1f} t/s, {rate / allowed:.2f} of "
             f"what the learned costs allow; gaps: median {statistics.median(between):.3f}, p99 {p99:.3f}, longest "
@@ -156,13 +157,17 @@ def gaps(options: argparse.Namespace) -> None:
 
 
 def _allowed_rate(running: Running, count: int, depth: int) -> float:
-    """Tokens a second of a prompt whose steps beside one stream take all of the budget."""
-    cost, start, seconds = running.engine._cost, 0, 0.0
+    """Tokens a second of a prompt whose steps beside one stream, a token deeper each time, take all of the budget."""
+    cost, start, seconds = running.engine.cost, 0, 0.0
+    budget, most = running.settings.step_budget_ms / 1000, running.settings.batch_tokens - 1
     while start < count:
-        beside = StepShape(1, 1, depth)
-        fitting = cost.tokens_within(0.25, beside=beside, start=start, at_least=4, at_most=count - start)
-        seconds += cost.expected_seconds(beside + StepShape.of_row(start, fitting, 1)) or 0.0
-        start += fitting
+        beside = StepShape.of_row(depth, 1, 1)
+        fitting = cost.tokens_within(
+            budget, beside=beside, start=start, at_least=MIN_PREFILL_TOKENS, at_most=min(count - start, most)
+        )
+        is_last = start + fitting == count
+        seconds += cost.expected_seconds(beside + StepShape.of_row(start, fitting, int(is_last))) or 0.0
+        start, depth = start + fitting, depth + 1
     return count / seconds
 
 
@@ -207,9 +212,9 @@ def _rate(said: Said) -> float:
 
 
 def _print_curve(running: Running) -> None:
-    cost = running.engine._cost
-    known = ", ".join(f"{size}: {1000 * part.seconds:.0f}" for size, part in sorted(cost._tokens.items()))
-    print(f"measured ms of a step by tokens: {known}; an output {1000 * cost._output.seconds:.2f}")
+    cost = running.engine.cost
+    known = ", ".join(f"{size}: {1000 * seconds:.0f}" for size, seconds in cost.seconds_by_size.items())
+    print(f"measured ms of a step by tokens: {known}; an output {1000 * cost.output_seconds:.2f}")
 
 
 BENCHES: Final[dict[str, Callable[[argparse.Namespace], None]]] = {

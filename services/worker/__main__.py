@@ -70,7 +70,7 @@ async def _serve(settings: WorkerSettings) -> None:
 async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine) -> None:
     worker_id = f"{settings.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     health = HealthService()
-    metrics.observe(engine, model=settings.name)
+    metrics.observe(engine, model=settings.name, ram=loaded.ram)
     serve_metrics(settings.metrics_port)
 
     async with (

@@ -181,10 +181,11 @@ class Answer:
             return deltas
         deltas[0].token_ids.extend(self._token_ids)
         self._token_ids.clear()
-        content = next((delta for delta in deltas if delta.WhichOneof("piece") == "content"), None)
-        if content is not None:
-            content.logprobs.extend(self._logprobs)
-        self._logprobs.clear()
+        if self._logprobs:
+            content = next((delta for delta in deltas if delta.WhichOneof("piece") == "content"), None)
+            if content is not None:
+                content.logprobs.extend(self._logprobs)
+            self._logprobs.clear()
         return deltas
 
 
@@ -192,12 +193,13 @@ def merged(deltas: list[pb.Delta]) -> list[pb.Delta]:
     """Joins neighbours of one kind."""
     joined: list[pb.Delta] = []
     for delta in deltas:
-        if not (joined and _absorb(joined[-1], delta)):
+        if not (joined and absorb(joined[-1], delta)):
             joined.append(delta)
     return joined
 
 
-def _absorb(delta: pb.Delta, following: pb.Delta) -> bool:
+def absorb(delta: pb.Delta, following: pb.Delta) -> bool:
+    """Appends one delta to another, if they are of one kind."""
     kind = following.WhichOneof("piece")
     if delta.WhichOneof("piece") != kind:
         return False
@@ -210,4 +212,5 @@ def _absorb(delta: pb.Delta, following: pb.Delta) -> bool:
     else:
         delta.tool_call.arguments += following.tool_call.arguments
     delta.token_ids.extend(following.token_ids)
+    delta.logprobs.extend(following.logprobs)
     return True

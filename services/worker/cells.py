@@ -1,7 +1,32 @@
 """Counts KV cells: llama.cpp shares cells between forked sequences but does not say how many are in use."""
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
+
+_SPARE_CELLS: Final = 256
+
+
+class _Cells:
+    """The cells of one sequence, with room to grow: a token more must not copy those of a long conversation."""
+
+    def __init__(self, cells: NDArray[np.int32]) -> None:
+        self._room = cells
+        self.count = len(cells)
+
+    @property
+    def all(self) -> NDArray[np.int32]:
+        return self._room[: self.count]
+
+    def append(self, cells: NDArray[np.int32]) -> None:
+        end = self.count + len(cells)
+        if end > len(self._room):
+            room = np.empty(end + max(_SPARE_CELLS, end // 8), np.int32)
+            room[: self.count] = self.all
+            self._room = room
+        self._room[self.count : end] = cells
+        self.count = end
 
 
 class CellLedger:
@@ -15,7 +40,7 @@ class CellLedger:
         self._references = np.zeros(cell_count, dtype=np.int32)
         self._free = np.arange(cell_count - 1, -1, -1, dtype=np.int32)
         self._free_count = cell_count
-        self._cells: dict[int, NDArray[np.int32]] = {}
+        self._cells: dict[int, _Cells] = {}
 
     @property
     def free_count(self) -> int:
@@ -29,55 +54,59 @@ class CellLedger:
 
     def length(self, sequence_id: int) -> int:
         """Tokens of a sequence that are in cells."""
-        return len(self._cells.get(sequence_id, ()))
+        own = self._cells.get(sequence_id)
+        return 0 if own is None else own.count
 
     def lengths(self) -> dict[int, int]:
         """Tokens in cells, by sequence."""
-        return {key: len(cells) for key, cells in self._cells.items() if len(cells)}
+        return {key: cells.count for key, cells in self._cells.items() if cells.count}
 
     def extend(self, sequence_id: int, count: int) -> None:
         """Takes free cells for the next tokens of a sequence."""
         if count > self._free_count:
             raise ValueError(f"{count} cells wanted, {self._free_count} free")
-        taken = self._free[self._free_count - count : self._free_count].copy()
+        taken = self._free[self._free_count - count : self._free_count]
         self._free_count -= count
         self._references[taken] = 1
         own = self._cells.get(sequence_id)
-        self._cells[sequence_id] = taken if own is None else np.concatenate((own, taken))
+        if own is None:
+            self._cells[sequence_id] = _Cells(taken.copy())
+        else:
+            own.append(taken)
 
     def fork(self, source_id: int, target_id: int, length: int) -> None:
         """Lets a new sequence share the first cells of another."""
         if target_id in self._cells:
             raise ValueError(f"sequence {target_id} exists")
-        shared = self._cells[source_id][:length]
+        shared = self._cells[source_id].all[:length]
         if len(shared) != length:
             raise ValueError(f"sequence {source_id} has {len(shared)} tokens, not {length}")
         self._references[shared] += 1
-        self._cells[target_id] = shared
+        self._cells[target_id] = _Cells(shared.copy())
 
     def truncate(self, sequence_id: int, length: int) -> None:
         """Lets go of a sequence's cells behind a length."""
         own = self._cells.get(sequence_id)
-        if own is None or len(own) <= length:
+        if own is None or own.count <= length:
             return
-        self._let_go(own[length:])
-        self._cells[sequence_id] = own[:length]
+        self._let_go(own.all[length:])
+        own.count = length
 
     def release(self, sequence_id: int) -> None:
         """Forgets a sequence."""
         own = self._cells.pop(sequence_id, None)
         if own is not None:
-            self._let_go(own)
+            self._let_go(own.all)
 
     def released_by(self, sequence_id: int) -> int:
         """Says how many cells would become free if a sequence were released."""
         own = self._cells.get(sequence_id)
-        return 0 if own is None else int(np.count_nonzero(self._references[own] == 1))
+        return 0 if own is None else int(np.count_nonzero(self._references[own.all] == 1))
 
     def exclusive_count(self, sequence_ids: set[int]) -> int:
         """Counts cells that only these sequences use."""
-        mine = [cells for key, cells in self._cells.items() if key in sequence_ids]
-        others = [cells for key, cells in self._cells.items() if key not in sequence_ids]
+        mine = [cells.all for key, cells in self._cells.items() if key in sequence_ids]
+        others = [cells.all for key, cells in self._cells.items() if key not in sequence_ids]
         mark = np.zeros(self.cell_count, dtype=bool)
         for cells in mine:
             mark[cells] = True

@@ -54,7 +54,12 @@ class StepShape:
 
 def total(shapes: Iterable[StepShape]) -> StepShape:
     """Adds shapes up."""
-    return sum(shapes, StepShape())
+    tokens = outputs = pairs = 0
+    for shape in shapes:
+        tokens += shape.token_count
+        outputs += shape.output_count
+        pairs += shape.pair_count
+    return StepShape(tokens, outputs, pairs)
 
 
 @dataclass(slots=True)
@@ -148,6 +153,16 @@ class StepCost:
         size = self._known_sizes[-1]
         seconds = self._slowness * self._tokens[size].seconds
         return size / seconds if seconds > 0 else 0.0
+
+    @property
+    def seconds_by_size(self) -> dict[int, float]:
+        """What steps of the sizes that were run cost, but for their outputs and attention."""
+        return {size: part.seconds for size, part in sorted(self._tokens.items())}
+
+    @property
+    def output_seconds(self) -> float:
+        """What each output beyond the first adds."""
+        return self._output.seconds
 
     def hang_seconds(self, shape: StepShape) -> float:
         """Says after how long a step of this shape must be called hung."""

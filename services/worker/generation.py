@@ -80,7 +80,8 @@ class Generation:
     @property
     def is_decoding(self) -> bool:
         """Whether only the last generated token is left to compute."""
-        return self.generated_count > 0 and self.pending_count == 1
+        count = len(self.tokens)
+        return count > self.prompt_token_count and count - self.computed_count == 1
 
     @property
     def generated_count(self) -> int:

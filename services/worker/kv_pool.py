@@ -123,6 +123,7 @@ class KvPool(ParkedSequences):
             self._evict(except_id=match.sequence_id if match else None)
         sequence_id = self._free_ids.pop()
         if match:
+            self._parked_changed = True  # cells that it shares now are not the parked one's alone
             self._memory.fork(match.sequence_id, sequence_id, match.length)
             self._ledger.fork(match.sequence_id, sequence_id, match.length)
         return sequence_id
@@ -141,6 +142,7 @@ class KvPool(ParkedSequences):
                 new.use_count = max(new.use_count, old.use_count)
                 self._drop(old)
         self._parked[sequence_id] = new
+        self._parked_changed = True
 
     def checkpoint(self, sequence_id: int, ids: Sequence[int]) -> None:
         """Keeps the state of a sequence as it is now, for models whose memory can't be shared from any token on."""
@@ -162,7 +164,8 @@ class KvPool(ParkedSequences):
         deadline = time.monotonic() + _MOVE_SECONDS
         while not (has_fetched and is_streaming) and self._tidy(is_busy=is_busy):
             if is_streaming or time.monotonic() > deadline:
-                return
+                break
+        self._count_parked()
 
     def _age_fetch(self) -> bool:
         """Gives up a fetch whose request is gone; says whether blocks were fetched in this step."""
@@ -224,6 +227,7 @@ class KvPool(ParkedSequences):
             return False
         self._ledger.extend(sequence_id, piece.end - piece.start)
         self._tree.append(sequence_id, wanted.tokens[piece.start : piece.end])
+        self._parked_changed = True
         parked = self._parked[sequence_id]
         parked.known = wanted.truncated(piece.end)
         parked.tried_block_count = piece.start // BLOCK_TOKENS

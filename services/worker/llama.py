@@ -261,6 +261,8 @@ class LlamaContext:
         self.kv = KvState(self.handle, sequences=sequences, window=model.window)
         self._vocab_size = model.vocab_size
         self._batch = _Batch(batch_tokens)
+        self._logits: NDArray[np.float32] | None = None
+        """Of all outputs of the latest step, once asked for."""
 
     def close(self) -> None:
         """Frees the cache and buffers."""
@@ -268,6 +270,7 @@ class LlamaContext:
 
     def decode(self, rows: Sequence[Row]) -> list[range]:
         """Computes all rows in one call and returns the output indices of each."""
+        self._logits = None
         outputs = self._batch.fill(rows)
         status = llama_cpp.llama_decode(self.handle, self._batch.struct)
         if status == 1:
@@ -282,9 +285,19 @@ class LlamaContext:
 
     def logits(self, output: int) -> NDArray[np.float32]:
         """Looks at the logits of an output; valid until the next `decode`. Shape: (vocabulary,)."""
-        pointer = llama_cpp.llama_get_logits_ith(self.handle, output)
-        address = ctypes.addressof(pointer.contents)
-        return np.frombuffer((ctypes.c_float * self._vocab_size).from_address(address), dtype=np.float32)
+        if self._logits is None:
+            self._logits = self._all_logits()
+        logits: NDArray[np.float32] = self._logits[output]
+        return logits
+
+    def _all_logits(self) -> NDArray[np.float32]:
+        """llama.cpp stores them contiguously, in the order of the batch (`llama_get_logits` in llama.h)."""
+        pointer = llama_cpp.llama_get_logits_ith(self.handle, self._batch.first_output)
+        size = self._batch.output_count * self._vocab_size
+        values: NDArray[np.float32] = np.frombuffer(
+            (ctypes.c_float * size).from_address(ctypes.addressof(pointer.contents)), np.float32
+        )
+        return values.reshape(self._batch.output_count, self._vocab_size)
 
     def clear(self) -> None:
         """Drops all sequences."""
@@ -300,6 +313,9 @@ class _Batch:
         self._sequence_counts = np.ones(size, np.int32)
         self._sequence_ids = np.zeros(size, np.int32)
         self._wants_logits = np.zeros(size, np.int8)
+        self.output_count = 0
+        self.first_output = 0
+        """Where the first token stands whose logits are wanted."""
         first = self._sequence_ids.ctypes.data
         self._sequence_pointers = np.arange(first, first + 4 * size, 4, dtype=np.uintp)
         self.struct = llama_cpp.llama_batch(
@@ -314,16 +330,20 @@ class _Batch:
 
     def fill(self, rows: Sequence[Row]) -> list[range]:
         outputs = []
-        end = 0
+        end = output_count = 0
         for row in rows:
             start, end = end, end + len(row.tokens)
             self._tokens[start:end] = row.tokens
             self._positions[start:end] = np.arange(row.position, row.position + len(row.tokens))
             self._sequence_ids[start:end] = row.sequence_id
             self._wants_logits[start:end] = 0
-            self._wants_logits[end - row.output_count : end] = 1
-            outputs.append(range(end - row.output_count, end))
-        self.struct.n_tokens = end
+            if row.output_count:
+                self._wants_logits[end - row.output_count : end] = 1
+                if not output_count:
+                    self.first_output = end - row.output_count
+            outputs.append(range(output_count, output_count + row.output_count))
+            output_count += row.output_count
+        self.struct.n_tokens, self.output_count = end, output_count
         return outputs
 
 

@@ -7,12 +7,16 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.worker.engine import Engine
+from services.worker.ram_tier import RamTier
 from services.worker.speculation.request import SOURCES
 
 _RUNNING = Gauge("localcode_worker_running_requests", "Requests that hold a slot.", ["model"])
 _WAITING = Gauge("localcode_worker_waiting_requests", "Requests that wait for a slot.", ["model"])
 _USED_CELLS = Gauge("localcode_worker_used_kv_cells", "KV cells in use, parked ones included.", ["model"])
 _CELLS = Gauge("localcode_worker_kv_cells", "KV cells in all.", ["model"])
+_PARKED_CELLS = Gauge("localcode_worker_parked_kv_cells", "KV cells that only parked sequences use.", ["model"])
+_RAM_BYTES = Gauge("localcode_worker_ram_tier_bytes", "KV state in host memory.", ["model"])
+_RAM_BUDGET = Gauge("localcode_worker_ram_tier_budget_bytes", "Most KV state that host memory may take.", ["model"])
 _PREFILL_RATE = Gauge("localcode_worker_prefill_tokens_per_second", "Measured prefill rate.", ["model"])
 
 
@@ -35,11 +39,14 @@ class GuessCollector(Collector):
             yield family
 
 
-def observe(engine: Engine, *, model: str) -> None:
+def observe(engine: Engine, *, model: str, ram: RamTier | None) -> None:
     """Reports an engine from now on."""
     _RUNNING.labels(model).set_function(lambda: engine.load().running_count)
     _WAITING.labels(model).set_function(lambda: engine.load().waiting_count)
     _USED_CELLS.labels(model).set_function(lambda: engine.load().used_cells)
     _CELLS.labels(model).set_function(lambda: engine.load().cell_count)
+    _PARKED_CELLS.labels(model).set_function(lambda: engine.load().parked_cells)
+    _RAM_BYTES.labels(model).set_function(lambda: ram.used_bytes if ram else 0)
+    _RAM_BUDGET.labels(model).set_function(lambda: ram.budget_bytes if ram else 0)
     _PREFILL_RATE.labels(model).set_function(lambda: engine.load().prefill_tokens_per_second)
     REGISTRY.register(GuessCollector(engine, model))

@@ -52,6 +52,9 @@ class ParkedSequences:
         self._max_parked_cells = parked_cells
         self._protected_id: int | None = None
         self._prefill_rate = 0.0
+        self._parked_cells = 0
+        self._parked_changed = False
+        """Whether parked cells must be counted anew, which takes too long for every step."""
 
     @property
     def used_cells(self) -> int:
@@ -67,6 +70,11 @@ class ParkedSequences:
     def parked_count(self) -> int:
         """Parked sequences."""
         return len(self._parked)
+
+    @property
+    def parked_cells(self) -> int:
+        """Cells that only parked sequences use, as of the latest step."""
+        return self._parked_cells
 
     @property
     def is_untidy(self) -> bool:
@@ -104,6 +112,7 @@ class ParkedSequences:
         self._ledger.release(sequence_id)
         self._tree.remove(sequence_id)
         self._free_ids.append(sequence_id)
+        self._parked_changed = True  # cells that it shared belong to parked ones alone
 
     def drop_parked(self) -> None:
         """Forgets all parked sequences."""
@@ -126,9 +135,13 @@ class ParkedSequences:
         return next((one for one in self._parked.values() if one.tried_block_count < one.known.block_count), None)
 
     def _is_over_budget(self) -> bool:
-        if sum(len(one.known) for one in self._parked.values()) <= self._max_parked_cells:
-            return False
-        return self._ledger.exclusive_count(set(self._parked)) > self._max_parked_cells
+        self._count_parked()
+        return self._parked_cells > self._max_parked_cells
+
+    def _count_parked(self) -> None:
+        if self._parked_changed:
+            self._parked_cells = self._ledger.exclusive_count(set(self._parked))
+            self._parked_changed = False
 
     def _victim(self, except_id: int | None) -> Parked | None:
         """The parked sequence to take blocks from; one that shares all its cells frees none and comes last."""
@@ -147,6 +160,7 @@ class ParkedSequences:
             self._drop(parked)
             return has_moved
         self.truncate(parked.sequence_id, index * BLOCK_TOKENS)
+        self._parked_changed = True
         parked.known = parked.known.truncated(index * BLOCK_TOKENS)
         parked.tried_block_count = min(parked.tried_block_count, index)
         return has_moved

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Generic, Protocol, TypeVar
 
 from services.worker.cost import ATTENTION_TILE, StepCost, StepShape, total
@@ -48,7 +49,10 @@ WorkT = TypeVar("WorkT", bound=Work)
 
 @dataclass(frozen=True)
 class Chunk(Generic[WorkT]):
-    """The next tokens of a generation that a step computes: those that are known, then a draft of those to come."""
+    """The next tokens of a generation that a step computes: those that are known, then a draft of those to come.
+
+    Made for one step: what it says of the generation is as of then.
+    """
 
     generation: WorkT
     known_count: int
@@ -59,12 +63,12 @@ class Chunk(Generic[WorkT]):
         """Tokens to compute."""
         return self.known_count + len(self.draft)
 
-    @property
+    @cached_property
     def output_count(self) -> int:
         """Tokens whose logits are needed: the last known one, if nothing is pending behind it, and the draft."""
         return 1 + len(self.draft) if self.known_count == self.generation.pending_count else 0
 
-    @property
+    @cached_property
     def shape(self) -> StepShape:
         """What it adds to a step."""
         return StepShape.of_row(self.generation.computed_count, self.token_count, self.output_count)
@@ -84,9 +88,15 @@ def plan_step(
     drafts: Mapping[WorkT, Sequence[int]] | None = None,
 ) -> list[Chunk[WorkT]]:  # fmt: skip
     """Spends one step: decoding first, so that a long prompt never stalls an open stream."""
-    works, drafts = list(running), drafts or {}
-    plan = [Chunk(work, 1, drafts.get(work, ())) for work in works if work.is_decoding][: limits.tokens]
-    prompts = [work for work in works if not work.is_decoding]
+    drafts = drafts or {}
+    plan: list[Chunk[WorkT]] = []
+    prompts: list[WorkT] = []
+    for work in running:
+        if work.is_decoding:
+            plan.append(Chunk(work, 1, drafts.get(work, ())))
+        else:
+            prompts.append(work)
+    plan = plan[: limits.tokens]
     if not prompts:
         return plan
     shape = total(chunk.shape for chunk in plan)

@@ -2,14 +2,38 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, Protocol
 
 import structlog
 
 EXIT_CODE_HUNG: Final = 70
 _log = structlog.get_logger(__name__)
+
+
+class StepWatch:
+    """Knows whether the step in progress takes too long. One thread runs the steps, any thread may look."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._hangs_at: float | None = None
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether it does."""
+        hangs_at = self._hangs_at
+        return hangs_at is not None and self._clock() > hangs_at
+
+    @contextmanager
+    def step(self, hang_seconds: float) -> Iterator[None]:
+        """Surrounds a step, which hangs if it takes longer than that."""
+        self._hangs_at = self._clock() + hang_seconds
+        try:
+            yield
+        finally:
+            self._hangs_at = None
 
 
 class Watched(Protocol):

@@ -59,7 +59,7 @@ class Running:
     """An engine, and requests to it."""
 
     def __init__(self, loaded: Loaded, engine: Engine, settings: WorkerSettings) -> None:
-        self.loaded, self.engine = loaded, engine
+        self.loaded, self.engine, self.settings = loaded, engine, settings
         self._preparer = Preparer(
             loaded.model, loaded.model.chat_template or "", settings, context_length=loaded.size.context
         )

@@ -89,6 +89,12 @@ def test_each_lock_is_part_of_the_next() -> None:
     assert worker.items() <= pinned(ROOT / "requirements/bench.lock").items()
 
 
+def test_the_image_compiles_the_engine_that_workers_use() -> None:
+    engine = pinned(ROOT / "requirements/engine.lock")
+    assert engine.keys() == {"llama-cpp-python"}
+    assert engine.items() <= pinned(ROOT / "requirements/worker.lock").items()
+
+
 def test_the_tools_installed_here_are_the_locked_ones() -> None:
     pins = pinned(ROOT / "requirements/dev.lock")
     assert {name: version(name) for name in ("ruff", "mypy", "grpcio-tools")}.items() <= pins.items()

@@ -48,10 +48,15 @@ class MatchAcceptance:
     def chances(self, match_length: int, count: int) -> list[float]:
         """The chance of each of the next tokens that it and all before it are right."""
         chances: list[float] = []
-        chance = 1.0
-        for length in range(match_length, match_length + count):
-            chance *= self._rates[bisect_right(_MATCH_BOUNDS, length)].value
-            chances.append(chance)
+        chance, length, end = 1.0, match_length, match_length + count
+        while length < end:
+            index = bisect_right(_MATCH_BOUNDS, length)
+            rate = self._rates[index].value
+            bound = min(end, _MATCH_BOUNDS[index]) if index < len(_MATCH_BOUNDS) else end
+            for _ in range(length, bound):
+                chance *= rate
+                chances.append(chance)
+            length = bound
         return chances
 
 

@@ -35,14 +35,11 @@ def choose_lengths(
     if alone is None or whole is None or alone <= 0:
         return lengths
     # Whatever the number of guesses, the likeliest are the best; in a proposal they come in order.
-    ranked = sorted(
-        ((chance, index) for index, proposal in enumerate(proposals) for chance in proposal.chances),
-        key=lambda item: -item[0],
-    )[:most]
+    ranked = sorted((-chance, index) for index, proposal in enumerate(proposals) for chance in proposal.chances)[:most]
     best_count, best_rate = 0, _WORTH_IT * streams.output_count / alone
     tokens, guessing, pairs = float(streams.output_count), 0.0, step.pair_count
-    for count, (chance, index) in enumerate(ranked, 1):
-        tokens += chance
+    for count, (unlikelihood, index) in enumerate(ranked, 1):
+        tokens -= unlikelihood
         guessing += proposals[index].seconds_per_token
         pairs += proposals[index].depth
         together = cost.seconds_of(step.token_count + count, step.output_count + count, pairs)

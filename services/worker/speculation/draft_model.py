@@ -12,6 +12,7 @@ from services.worker.compute_lock import ComputeLock
 from services.worker.cost import StepCost, total
 from services.worker.llama import Row
 from services.worker.scheduler import shared_length
+from services.worker.watchdog import StepWatch
 
 
 class DraftMemory(Protocol):
@@ -73,10 +74,16 @@ class DraftModel:
         vocab_size: int, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.cost = StepCost()
+        self._watch = StepWatch(clock=clock)
         self._context, self._lock, self._clock = context, lock, clock
         self._cells, self._batch_tokens, self._vocab_size = cells, batch_tokens, vocab_size
         self._places = [_Place(sequence_id) for sequence_id in range(sequences)]
         self._by_owner: dict[object, _Place] = {}
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether the step in progress takes far longer than such steps do. For any thread."""
+        return self._watch.is_hung
 
     def warm_up(self) -> None:
         """Measures what a draft costs."""
@@ -136,11 +143,13 @@ class DraftModel:
     def _decode(self, work: Sequence[tuple[_Place, Sequence[int]]]) -> list[int]:
         """Computes tokens of several sequences and returns the likeliest next token of each."""
         rows = [Row(place.sequence_id, len(place.known), tokens, 1) for place, tokens in work]
+        shape = total(row.shape for row in rows)
         with self._lock.held():
             started = self._clock()
-            outputs = self._context.decode(rows)
-            self._context.synchronise()
-            self.cost.observe(total(row.shape for row in rows), self._clock() - started)
+            with self._watch.step(self.cost.hang_seconds(shape)):
+                outputs = self._context.decode(rows)
+                self._context.synchronise()
+            self.cost.observe(shape, self._clock() - started)
         for place, tokens in work:
             place.known.extend(tokens)
         return [int(self._context.logits(output[-1])[: self._vocab_size].argmax()) for output in outputs]

@@ -31,6 +31,17 @@ def test_truncating_frees_the_end() -> None:
     assert (ledger.used_count, ledger.length(0)) == (2, 2)
 
 
+def test_a_fork_keeps_its_cells_when_the_source_is_cut_and_grows_again() -> None:
+    ledger = CellLedger(20)
+    ledger.extend(0, 6)
+    ledger.fork(0, 1, 6)
+    ledger.truncate(0, 2)
+    ledger.extend(0, 4)
+    assert ledger.used_count == 10
+    ledger.release(1)
+    assert ledger.used_count == 6
+
+
 def test_cells_of_some_sequences_only_exclude_what_others_share() -> None:
     ledger = CellLedger(20)
     ledger.extend(0, 6)

@@ -1,5 +1,6 @@
 """Guessing in the engine: answers stay what they are without it, and cells of wrong guesses are given back."""
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, cast
@@ -167,6 +168,20 @@ def test_a_draft_model_without_room_guesses_nothing() -> None:
         engine.submit(request.generation)
         request.wait()
         assert request.generated == cast("CopyingContext", context).says(PROMPT, 100)
+
+
+def test_a_draft_model_that_does_not_return_makes_the_engine_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.worker.cost._SHORTEST_HANG_SECONDS", 0.01)
+    monkeypatch.setattr("services.worker.cost._PATIENCE", 0.01)
+    context = CopyingContext()
+    with running_engine(CopyingContext(), draft=draft_model(context)) as (engine, _, _):
+        context.gate = threading.Event()
+        request = Request(PROMPT, 20, speculation_options=DRAFT)
+        engine.submit(request.generation)
+        _until(lambda: engine.is_hung)
+        context.gate.set()
+        request.wait()
+        assert not engine.is_hung
 
 
 class Weighing:

@@ -1,0 +1,80 @@
+"""Who gets a slot, and with which state that others have computed."""
+
+import time
+
+from localcode.inference.v1 import inference_pb2 as pb
+from services.worker.cost import StepCost
+from services.worker.generation import Generation
+from services.worker.kv_pool import KvPool
+from services.worker.outbox import Outbox
+from services.worker.requests import Requests
+from services.worker.scheduler import in_order, shared_length, waits_for_sibling
+
+
+class Admission:
+    """Starts waiting requests on what cells and store hold of their prompts. Only the engine thread uses it."""
+
+    def __init__(self, requests: Requests, pool: KvPool, cost: StepCost, outbox: Outbox, *, slots: int) -> None:
+        self._requests, self._pool, self._cost, self._outbox = requests, pool, cost, outbox
+        self._slots = slots
+
+    def admit(self) -> None:
+        """Gives free slots to those who should go on first, leaving siblings of a running prompt to wait for it."""
+        if not self._requests.waiting:
+            return
+        now = time.monotonic()
+        for generation in in_order(self._requests.waiting, now=now, prefill_rate=self._cost.prefill_tokens_per_second):
+            if self._requests.running_count >= self._slots or not self._try_start(generation, now):
+                break
+        for position, generation in enumerate(self._requests.waiting):
+            self._outbox.report_progress(generation, pb.PHASE_QUEUED, position)
+
+    def _try_start(self, generation: Generation, now: float) -> bool:
+        """Starts a request unless cells are missing (False); one that must wait for state is not (True)."""
+        if _still_waits(generation):  # comparing prompts takes a millisecond: not at every step
+            return True
+        running = self._requests.running
+        if running and generation.blocked_at == self._requests.released_count:
+            return False
+        key = generation.cache_key = generation.cache_key or self._pool.key(generation.tokens)
+        computed = [(one.sequence_id, one.tokens, one.computed_count) for one in running]
+        match = self._pool.best_match(key, computed)
+        if self._waits_for_sibling(generation, self._pool.stored_length(key, match)):
+            return True
+        needed = len(generation.tokens) - (match.length if match else 0) + 1
+        if running and self._pool.room_beside(match) < needed:
+            generation.blocked_at = self._requests.released_count
+            return False
+        if self._pool.fetch(key, match, now=now, is_streaming=self._requests.is_streaming):
+            return True
+        match = self._pool.best_match(key, computed)
+        sources = self._pool.sources(match)
+        self._requests.start(generation, self._pool.open(match, now=now), match.length if match else 0)
+        generation.cache_key = None
+        if generation.started_at is None:
+            generation.started_at, generation.cached = now, sources
+        return True
+
+    def _waits_for_sibling(self, generation: Generation, known_count: int) -> bool:
+        """Whether a running prompt will soon have computed more of this one than is known now."""
+        promised_count, sibling = max(
+            ((self._promised_count(generation, one), one) for one in self._requests.running),
+            key=lambda promise: promise[0], default=(0, None),
+        )  # fmt: skip
+        generation.has_waited = waits_for_sibling(known_count, promised_count, has_waited=generation.has_waited)
+        if generation.has_waited:
+            generation.sibling, generation.promised_count = sibling, promised_count
+        return generation.has_waited
+
+    def _promised_count(self, waiting: Generation, running: Generation) -> int:
+        if running.is_decoding or not self._pool.forks:
+            return 0
+        return min(shared_length(waiting.tokens, running.tokens), len(waiting.tokens) - 1)
+
+
+def _still_waits(generation: Generation) -> bool:
+    sibling = generation.sibling
+    if sibling and sibling.is_running and sibling.computed_count < generation.promised_count:
+        return True
+    generation.sibling = None
+    return False

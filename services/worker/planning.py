@@ -1,0 +1,70 @@
+"""What the next step computes: a plan that fits time, cells and checkpoints, with the guesses that pay."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from services.worker.compute_lock import ComputeLock
+from services.worker.cost import StepCost
+from services.worker.generation import Generation
+from services.worker.kv_pool import KvPool
+from services.worker.requests import Requests
+from services.worker.scheduler import Chunk, StepLimits, plan_step
+from services.worker.speculation.speculator import Speculator
+
+_UNSHARED_STEP_SECONDS: Final = 2.0  # bounds how long a new or cancelled request waits for the step in progress
+_SHARED_STEP_SECONDS: Final = 1.0  # the same where others wait: another worker, or anyone behind a title
+_log = structlog.get_logger(__name__)
+
+Plan = list[Chunk[Generation]]
+
+
+class Planner:
+    """Plans the steps of an engine, whose thread alone uses it."""
+
+    def __init__(
+        self, requests: Requests, pool: KvPool, cost: StepCost, speculator: Speculator, lock: ComputeLock, *,
+        batch_tokens: int, step_budget_seconds: float,
+    ) -> None:  # fmt: skip
+        self._requests, self._pool, self._cost, self._speculator = requests, pool, cost, speculator
+        self._lock = lock
+        self._batch_tokens, self._step_budget_seconds = batch_tokens, step_budget_seconds
+
+    def plan(self) -> Plan:
+        """Plans a step whose tokens all have cells; who came last gives its cells up if there are too few."""
+        running = self._requests.running
+        while running:
+            plain = self._plan_step({})
+            drafts = self._speculator.drafts(plain) if self._pool.forks else {}
+            if drafts and self._has_room(plan := self._plan_step(drafts)):
+                return plan
+            if self._has_room(plain):
+                return plain
+            latest = max(running, key=lambda one: one.arrived_at)
+            _log.info("request_preempted", request_id=latest.request_id)
+            self._requests.preempt(latest)
+        return []
+
+    def _plan_step(self, drafts: Mapping[Generation, Sequence[int]]) -> Plan:
+        limits = StepLimits(self._batch_tokens, self._step_seconds())
+        plan = plan_step(self._requests.running, now=time.monotonic(), limits=limits, cost=self._cost, drafts=drafts)
+        return [_up_to_checkpoint(chunk) for chunk in plan]
+
+    def _has_room(self, plan: Plan) -> bool:
+        return self._pool.make_room(sum(chunk.token_count for chunk in plan))
+
+    def _step_seconds(self) -> float:
+        if self._requests.is_streaming:
+            return self._step_budget_seconds
+        if self._lock.is_contended or all(one.is_batch for one in self._requests.running):
+            return _SHARED_STEP_SECONDS
+        return _UNSHARED_STEP_SECONDS
+
+
+def _up_to_checkpoint(chunk: Chunk[Generation]) -> Chunk[Generation]:
+    generation = chunk.generation
+    end = generation.computed_count + chunk.known_count
+    stop = next((length for length in generation.checkpoints if generation.computed_count < length < end), end)
+    return chunk if stop == end else Chunk(generation, stop - generation.computed_count)

@@ -1,0 +1,33 @@
+from typing import Any, cast
+
+import numpy as np
+from prometheus_client import REGISTRY
+
+from services.worker import metrics
+from services.worker.blocks import Block
+from services.worker.engine import EngineLoad
+from services.worker.ram_tier import RamTier
+from services.worker.speculation.speculator import Guesses
+
+
+class FakeEngine:
+    guesses = Guesses()
+
+    @staticmethod
+    def load() -> EngineLoad:
+        return EngineLoad(1, 2, 30, 100, 50.0, parked_cells=20)
+
+
+def test_tiers_and_guesses_are_reported() -> None:
+    ram = RamTier(1000)
+    ram.put(Block(b"h", b"", np.zeros(4, np.int32), np.zeros(64, np.uint8), 1.0))
+    FakeEngine.guesses.drafted["lookup"] += 5
+    FakeEngine.guesses.accepted["lookup"] += 3
+    metrics.observe(cast("Any", FakeEngine()), model="coder", ram=ram)
+
+    def value(name: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(f"localcode_worker_{name}", {"model": "coder", **labels})
+
+    assert (value("used_kv_cells"), value("parked_kv_cells")) == (30, 20)
+    assert (value("ram_tier_bytes"), value("ram_tier_budget_bytes")) == (64, 1000)
+    assert (value("drafted_tokens_total", kind="lookup"), value("accepted_tokens_total", kind="lookup")) == (5, 3)
