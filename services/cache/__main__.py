@@ -13,7 +13,7 @@ from prometheus_client import Gauge
 
 from localcode.cache.v1.blocks_pb2_grpc import add_BlockStoreServiceServicer_to_server
 from localcode.cache.v1.cache_pb2_grpc import add_CacheServiceServicer_to_server
-from services.cache.blobs import open_blobs
+from services.cache.blobs import Blobs, open_blobs
 from services.cache.block_index import BlockIndex, MemoryBlockIndex
 from services.cache.block_metrics import BlockMetrics
 from services.cache.block_servicer import BlockStoreServicer
@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def open_indexes(settings: CacheSettings) -> AsyncIterator[tuple[Index, BlockIndex]]:
+async def open_indexes(settings: CacheSettings, *, store_id: str) -> AsyncIterator[tuple[Index, BlockIndex]]:
     """Opens the indexes where the settings say."""
     limits = LineageLimits(settings.max_lineages, settings.lineage_ttl_seconds)
     if settings.redis_url is None:
@@ -43,13 +43,12 @@ async def open_indexes(settings: CacheSettings) -> AsyncIterator[tuple[Index, Bl
         return
     url, timeout = settings.redis_url.get_secret_value(), settings.redis_timeout_seconds
     async with open_redis(url, timeout_seconds=timeout, is_cluster=settings.redis_cluster) as redis:
-        yield RedisIndex(redis, limits), RedisBlockIndex(redis)
+        yield RedisIndex(redis, limits), RedisBlockIndex(redis, store_id=store_id)
 
 
-def open_store(settings: CacheSettings, index: BlockIndex) -> BlockStore:
-    """Opens the store of KV blocks, and makes its key and its directory where there are none."""
+def open_store(settings: CacheSettings, index: BlockIndex, blobs: Blobs) -> BlockStore:
+    """Opens the store of KV blocks, and makes its key where there is none."""
     keyring = load_keyring(settings.key_path, os.environ.get(KEY_VARIABLE, ""))
-    blobs = open_blobs(settings.storage)
     disk_bytes = shutil.disk_usage(blobs.directory).total if blobs.directory else None
     budget = Budget(settings.max_bytes or default_max_bytes(disk_bytes), settings.min_free_bytes)
     limits = StoreLimits(budget, settings.max_block_bytes, settings.max_idle_days * 24 * 3600)
@@ -62,8 +61,9 @@ async def serve(settings: CacheSettings) -> None:
     answers = Gauge("localcode_cache_store_answers", "Whether the store of the index answers (1) or is away (0).")
     metrics = BlockMetrics()
     serve_metrics(settings.metrics_port)
-    async with open_indexes(settings) as (index, block_index):
-        store = open_store(settings, block_index)
+    blobs = open_blobs(settings.storage)
+    async with open_indexes(settings, store_id=blobs.identity) as (index, block_index):
+        store = open_store(settings, block_index, blobs)
 
         def register(server: Server) -> None:
             add_CacheServiceServicer_to_server(CacheServicer(index), server)

@@ -7,6 +7,7 @@ store doesn't sync what it writes to the disk.
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
@@ -37,6 +38,10 @@ class Blobs(Protocol):
     @property
     def store_id(self) -> str:
         """Tells the directory from others of the same path; empty for an object store."""
+
+    @property
+    def identity(self) -> str:
+        """Tells these blobs from others whose index is on the same Redis."""
 
     async def write(self, block_hash: bytes, blob: Buffer) -> None:
         """Writes a blob whole and durably, over one of the same hash. Raises `StoreFull`."""
@@ -71,8 +76,13 @@ class DirectoryBlobs:
 
     @property
     def store_id(self) -> str:
-        """Read anew each time: cache services that start at once agree on the last one written."""
+        """Read anew each time: another directory may be mounted here by now."""
         return read_store_id(self._directory)
+
+    @property
+    def identity(self) -> str:
+        """The directory's id, wherever it is mounted."""
+        return self.store_id
 
     async def write(self, block_hash: bytes, blob: Buffer) -> None:
         """Writes a blob whole and durably."""
@@ -119,6 +129,7 @@ class ObjectBlobs:
     def __init__(self, store: ObjectStore, storage: str) -> None:
         self._store = store
         self.storage = storage
+        self.identity = sha256(storage.encode()).hexdigest()[:32]
 
     async def write(self, block_hash: bytes, blob: Buffer) -> None:
         """Writes a blob whole; an object store shows no part of it before."""

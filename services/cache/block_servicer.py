@@ -41,6 +41,7 @@ class BlockStoreServicer(BlockStoreServiceServicer):
             max_block_bytes=limits.max_block_bytes,
             max_bytes=limits.budget.max_bytes,
             min_free_bytes=limits.budget.min_free_bytes,
+            key_ids=self._store.key_ids,
         )
 
     async def LookupBlocks(self, request: pb.LookupBlocksRequest, context: Any) -> pb.LookupBlocksResponse:

@@ -58,6 +58,11 @@ class BlockStore:
         self._evicting = asyncio.Lock()
         self._is_full = False
 
+    @property
+    def key_ids(self) -> list[bytes]:
+        """The keys that blocks may be sealed with."""
+        return self._keyring.key_ids
+
     async def put(self, block_hash: bytes, blob: Buffer) -> None:
         """Stores a sealed block. Raises `InvalidRequest`, `StoreFull` or `BlockBusy`."""
         facts = self._facts(block_hash, blob, len(blob))

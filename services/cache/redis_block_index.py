@@ -1,7 +1,7 @@
 """The index of stored KV blocks in Redis or Valkey, one script an operation.
 
-All keys carry one hash tag, so that the scripts run on a Redis Cluster as well. What is stored are hashes, sizes and
-times; token ids and text stand only in the sealed blobs.
+All keys of a store carry one hash tag, so that the scripts run on a Redis Cluster as well. What is stored are hashes,
+sizes and times; token ids and text stand only in the sealed blobs.
 """
 
 import time
@@ -17,18 +17,20 @@ from services.cache.block_index import (
     Lease,
     StoredBlock,
 )
-from services.cache.redis_block_scripts import KEYS, SCRIPTS
+from services.cache.redis_block_scripts import KEY_NAMES, SCRIPTS
 from services.cache.redis_index import AnyRedis, translated_errors
 from services.shared.sealing import HASH_BYTES, BlockRole
 
 
 class RedisBlockIndex:
-    """An index that all cache services on one Redis share."""
+    """An index that all cache services of one store share; `store_id` tells it from other stores on the same Redis."""
 
     backend = "redis"
 
-    def __init__(self, redis: AnyRedis, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, redis: AnyRedis, *, store_id: str = "", clock: Callable[[], float] = time.time) -> None:
         self._redis = redis
+        tag = f"localcode:{store_id}" if store_id else "localcode"
+        self._keys = [f"{{{tag}}}:{name}" for name in KEY_NAMES]
         self._clock = clock
         self._scripts = {name: redis.register_script(script) for name, script in SCRIPTS.items()}
 
@@ -88,7 +90,7 @@ class RedisBlockIndex:
 
     async def _run(self, name: str, *arguments: bytes | str | int) -> Any:
         with translated_errors():
-            return await self._scripts[name](keys=KEYS, args=[f"{self._clock():.6f}", *arguments])
+            return await self._scripts[name](keys=self._keys, args=[f"{self._clock():.6f}", *arguments])
 
 
 def _packed(facts: BlockFacts) -> bytes:

@@ -1,20 +1,17 @@
-"""The scripts of the block index in Redis: each sees all keys, and the time as its first argument."""
+"""The scripts of the block index in Redis: each sees all keys of a store, and the time as its first argument."""
 
 from typing import Final
 
-KEYS: Final = tuple(
-    "{localcode}:" + name
-    for name in (
-        "blocks",  # hash -> size, tokens, role, seconds, fingerprint, parent
-        "block_hits",  # hash -> uses
-        "block_uses",  # hash, sorted by last use
-        "block_pins",  # pinned hashes
-        "block_children",  # parent and hash, in their order
-        "block_leases",  # hash and lease id, sorted by end
-        "block_guards",  # hash -> leases on it
-        "block_removals",  # hash, sorted by when its removal is given up
-        "block_counts",  # what has happened
-    )
+KEY_NAMES: Final = (
+    "blocks",  # hash -> size, tokens, role, seconds, fingerprint, parent
+    "block_hits",  # hash -> uses
+    "block_uses",  # hash, sorted by last use
+    "block_pins",  # pinned hashes
+    "block_children",  # parent and hash, in their order
+    "block_leases",  # hash and lease id, sorted by end
+    "block_guards",  # hash -> leases on it
+    "block_removals",  # hash, sorted by when its removal is given up
+    "block_counts",  # what has happened
 )
 _COMMON: Final = """
 local blocks, hits, uses, pins, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

@@ -40,10 +40,11 @@ def read_store_id(directory: Path) -> str:
 
 
 def make_store(directory: Path) -> None:
-    """Makes the directory, only for its owner, and its id."""
+    """Makes the directory, only for its owner, and its id; of several processes that start at once, one names it."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = directory / STORE_ID_FILE
     if not read_store_id(directory):
-        _write(directory / STORE_ID_FILE, secrets.token_hex(16).encode())
+        _write(path, secrets.token_hex(16).encode(), keeps_older=True)
 
 
 def write_blob(directory: Path, block_hash: bytes, blob: Buffer) -> None:
@@ -109,19 +110,32 @@ def delete_abandoned(directory: Path, *, older_than_seconds: float) -> int:
     return count
 
 
-def _write(path: Path, data: Buffer) -> None:
-    """Temporary file, fsync, rename, fsync of the directory."""
+def _write(path: Path, data: Buffer, *, keeps_older: bool = False) -> None:
+    """Temporary file, fsync, rename, fsync of the directory. `keeps_older` lets a file stay that is there already."""
     temporary = path.with_name(_TEMPORARY + secrets.token_hex(8))
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             _write_all(file.fileno(), data)
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if keeps_older:
+            _link(temporary, path)
+        else:
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        temporary.replace(path)
+    temporary.unlink(missing_ok=True)
 
 
 def _write_all(descriptor: int, data: Buffer) -> None:

@@ -1,7 +1,7 @@
 """A worker's way to the KV store: seals and opens blocks here, reads and writes the directory itself where it sees it.
 
 Nothing here raises because the store, its disk or its index fails: what can't be read is a miss, what can't be written
-is dropped, and the log says once that it is so.
+is dropped, and the log says once that it is so (`store_trouble.py`).
 """
 
 import asyncio
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-import structlog
 from grpc import StatusCode
 from grpc.aio import AioRpcError, Channel
 
@@ -21,17 +20,22 @@ from localcode.cache.v1.blocks_pb2_grpc import BlockStoreServiceStub
 from services.shared.blob_directory import blob_bytes, read_beginning, read_blob, read_store_id, write_blob
 from services.shared.errors import StoreFull
 from services.shared.grpc_runtime import open_channel
-from services.shared.keyring import Keyring
+from services.shared.keyring import KEY_FILE, KEY_VARIABLE, Keyring
 from services.shared.sealing import BlockHeader, Buffer, open_block, open_header, seal_block
+from services.shared.store_trouble import StoreTrouble, Use
 
 LEASE_SECONDS: Final = 30
 _CALL_SECONDS: Final = 0.5
 _TRANSFER_SECONDS: Final = 10.0
 _DESCRIPTION_SECONDS: Final = 60.0
+_STALL_SECONDS: Final = 2.0
 _PIECE_BYTES: Final = 1024 * 1024
 _TRANSFERS_AT_ONCE: Final = 2
+_OTHER_KEY: Final = (
+    f"This process seals with a key that the store at {{storage}} does not know, so nothing is stored or found. "
+    f"Give both the same {KEY_VARIABLE}, or the same file {KEY_FILE}."
+)
 Opened = TypeVar("Opened")
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,20 +71,37 @@ class BlockClient:
         self._fingerprint, self._keyring = fingerprint, keyring
         self._directory: Path | None = None
         self._described_until = 0.0
-        self._transfers = asyncio.Semaphore(_TRANSFERS_AT_ONCE)
-        self._trouble = ""
+        self._knows_key = True
+        self._reads, self._writes = asyncio.Semaphore(_TRANSFERS_AT_ONCE), asyncio.Semaphore(_TRANSFERS_AT_ONCE)
+        self._trouble = StoreTrouble()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the service or its index did not answer when it was last asked."""
+        return self._trouble.is_away
+
+    async def knows_key(self) -> bool:
+        """Whether the store takes what is sealed here, as far as it can be asked; the log says so if it doesn't."""
+        if not self._trouble.is_paused:
+            try:
+                await self._describe()
+            except AioRpcError as error:
+                self._trouble.failed(Use.ASKING, error)
+        return self._knows_key
 
     async def lookup(self, hashes: Sequence[bytes], *, peek: bool = False) -> StoredChain:
         """Finds the longest stored beginning of a chain of full blocks. `peek` takes no lease and counts nothing."""
+        if not await self.knows_key() or self._trouble.is_paused:
+            return StoredChain()
         request = pb.LookupBlocksRequest(
             fingerprint=self._fingerprint, hashes=hashes, lease_seconds=0 if peek else LEASE_SECONDS, peek=peek
         )
         try:
             answer = await self._stub.LookupBlocks(request, timeout=_CALL_SECONDS)
         except AioRpcError as error:
-            self._note(error)
+            self._trouble.failed(Use.ASKING, error)
             return StoredChain()
-        self._note(None)
+        self._trouble.worked(Use.ASKING)
         following = tuple(NextBlock(block.hash, block.token_count) for block in answer.next)
         return StoredChain(tuple(block.hash for block in answer.blocks), following, answer.lease_id)
 
@@ -104,28 +125,32 @@ class BlockClient:
 
         Whoever calls bounds how many blocks wait for this.
         """
-        async with self._transfers:
+        if not await self.knows_key() or self._trouble.is_paused:
+            return False
+        async with self._writes:
             blob = await asyncio.to_thread(
                 seal_block, block_hash, header, state, fingerprint=self._fingerprint, keyring=self._keyring
             )
             try:
                 await self._write(block_hash, blob)
             except (AioRpcError, OSError, StoreFull) as error:
-                self._note(error)
+                self._trouble.failed(Use.WRITING, error)
                 return False
-        self._note(None)
+        self._trouble.worked(Use.ASKING, Use.WRITING)
         return True
 
     async def _get(
         self, block_hash: bytes, open_it: Callable[[bytes, Buffer], Opened | None], *, header_only: bool = False
     ) -> Opened | None:
-        async with self._transfers:
+        async with self._reads:
+            if self._trouble.is_paused:
+                return None
             try:
                 blob = await self._read(block_hash, header_only=header_only)
             except (AioRpcError, OSError) as error:
-                self._note(error)
+                self._trouble.failed(Use.READING, error)
                 return None
-            self._note(None)
+            self._trouble.worked(Use.READING)
             opened = None if blob is None else await asyncio.to_thread(open_it, block_hash, blob)
         if opened is None:
             await self._release(pb.ReleaseBlocksRequest(damaged_hashes=[block_hash]))
@@ -144,7 +169,8 @@ class BlockClient:
             return await asyncio.to_thread(read, directory, block_hash)
         request, blob = pb.GetBlockRequest(hash=block_hash, header_only=header_only), bytearray()
         try:
-            async for piece in self._stub.GetBlock(request, timeout=_TRANSFER_SECONDS):
+            pieces = self._stub.GetBlock(request, timeout=_TRANSFER_SECONDS)
+            while isinstance(piece := await asyncio.wait_for(pieces.read(), _STALL_SECONDS), pb.GetBlockResponse):
                 blob += piece.data
         except AioRpcError as error:
             if error.code() is StatusCode.NOT_FOUND:
@@ -163,31 +189,31 @@ class BlockClient:
 
     async def _shared_directory(self) -> Path | None:
         """The store's directory if this process sees the same one."""
-        if time.monotonic() > self._described_until:
-            description = await self._stub.DescribeStore(pb.DescribeStoreRequest(), timeout=_CALL_SECONDS)
-            path = Path(description.storage)
-            is_same = bool(description.store_id) and description.store_id == await asyncio.to_thread(
-                read_store_id, path
-            )
-            self._directory = path if is_same else None
-            self._described_until = time.monotonic() + _DESCRIPTION_SECONDS
+        await self._describe()
         return self._directory
 
+    async def _describe(self) -> None:
+        """Asks from time to time where the store is and which keys it knows."""
+        if time.monotonic() <= self._described_until:
+            return
+        description = await self._stub.DescribeStore(pb.DescribeStoreRequest(), timeout=_CALL_SECONDS)
+        path = Path(description.storage)
+        is_same = bool(description.store_id) and description.store_id == await asyncio.to_thread(read_store_id, path)
+        self._directory = path if is_same else None
+        self._described_until = time.monotonic() + _DESCRIPTION_SECONDS
+        self._knows_key = not description.key_ids or self._keyring.sealing_key_id in description.key_ids
+        if self._knows_key:
+            self._trouble.worked(Use.KEY)
+        else:
+            self._trouble.note(Use.KEY, "another key", _OTHER_KEY.format(storage=description.storage))
+
     async def _release(self, request: pb.ReleaseBlocksRequest) -> None:
+        if self._trouble.is_paused:
+            return
         try:
             await self._stub.ReleaseBlocks(request, timeout=_CALL_SECONDS)
         except AioRpcError as error:
-            self._note(error)
-
-    def _note(self, error: Exception | None) -> None:
-        """Says in the log when trouble begins, changes or ends, not at each call."""
-        trouble = "" if error is None else _name(error)
-        if trouble != self._trouble:
-            if trouble:
-                _log.warning("kv_store_fails", reason=trouble, detail=_detail(error))
-            else:
-                _log.info("kv_store_works_again")
-        self._trouble = trouble
+            self._trouble.failed(Use.ASKING, error)
 
 
 @asynccontextmanager
@@ -201,11 +227,3 @@ async def _pieces(block_hash: bytes, blob: Buffer) -> AsyncIterator[pb.PutBlockR
     view = memoryview(blob)
     for start in range(0, len(view), _PIECE_BYTES):
         yield pb.PutBlockRequest(hash=block_hash, data=bytes(view[start : start + _PIECE_BYTES]))
-
-
-def _name(error: Exception) -> str:
-    return str(error.code().name).lower() if isinstance(error, AioRpcError) else type(error).__name__
-
-
-def _detail(error: Exception | None) -> str:
-    return str(error.details()) if isinstance(error, AioRpcError) else str(error)

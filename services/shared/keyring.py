@@ -36,6 +36,11 @@ class Keyring:
     def __len__(self) -> int:
         return len(self._ciphers)
 
+    @property
+    def key_ids(self) -> list[bytes]:
+        """All ids; the one that seals comes first."""
+        return list(self._ciphers)
+
     def cipher(self, key_id: bytes) -> AesGcm | None:
         """The cipher of a key; None if the key is not ours."""
         return self._ciphers.get(key_id)

@@ -100,6 +100,7 @@ async def _stored_tier(settings: WorkerSettings, loaded: Loaded) -> AsyncIterato
         return
     keyring = load_keyring(settings.state_directory / KEY_FILE, os.environ.get(KEY_VARIABLE, ""))
     async with open_block_client(settings.cache_address, fingerprint=loaded.fingerprint, keyring=keyring) as archive:
+        await archive.knows_key()  # the log says so at once where it doesn't
         stored = StoredTier(loaded.ram, archive, fingerprint=loaded.fingerprint)
         try:
             yield stored

@@ -1,6 +1,13 @@
-"""Moves KV state between cells and a block store, and knows how fast that goes."""
+"""Moves KV state between cells and a block store, and knows how fast that goes.
 
+A block of a large model takes longer to copy than a step may be paused, so one that does not fit the time given is
+saved in several calls.
+"""
+
+import math
 import time
+from collections.abc import Callable
+from enum import Enum, auto
 from typing import Final, Protocol
 
 import numpy as np
@@ -9,13 +16,20 @@ from numpy.typing import NDArray
 from services.worker.blocks import BLOCK_TOKENS, Block, BlockStore, HashedTokens, StoredPiece, shared_token_count
 
 _WEIGHT_OF_NEW: Final = 0.25
+_FIRST_TOKENS: Final = 16  # copied at a time until the rate is known
+_FEWEST_TOKENS: Final = 4
+_SPARE_SHARE: Final = 1.05
+_NO_ROOM: Final[NDArray[np.uint8]] = np.empty(0, np.uint8)
 
 
 class StateMemory(Protocol):
     """The part of the KV memory that copies state out and in."""
 
-    def save(self, sequence_id: int, start: int, end: int) -> NDArray[np.uint8]:
-        """Copies the state of some positions out, or raises `StateLost`."""
+    def save(self, sequence_id: int, start: int, end: int, *, room: NDArray[np.uint8] = _NO_ROOM) -> NDArray[np.uint8]:
+        """Copies the state of some positions out, to the beginning of `room` if it fits there; or raises `StateLost`.
+
+        What several calls gave, one behind the other, is the state of all their positions.
+        """
         ...
 
     def restore(self, sequence_id: int, data: NDArray[np.uint8], start: int, end: int) -> None:
@@ -23,34 +37,114 @@ class StateMemory(Protocol):
         ...
 
 
+class Saving(Enum):
+    """What a call of `save` has done."""
+
+    NOTHING = auto()
+    """The store has the block."""
+    PART = auto()
+    """A part was copied; call again for the next one."""
+    WHOLE = auto()
+    """The store got the block."""
+
+
+class _Begun:
+    """A block of which the first tokens are saved."""
+
+    def __init__(self, sequence_id: int, name: bytes, room_bytes: int) -> None:
+        self.sequence_id, self.name, self.token_count = sequence_id, name, 0
+        self._room, self._size = np.empty(room_bytes, np.uint8), 0
+
+    @property
+    def rest(self) -> NDArray[np.uint8]:
+        """Where the next part should go."""
+        return self._room[self._size :]
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """What was saved so far."""
+        return self._room[: self._size]
+
+    def take(self, part: NDArray[np.uint8], token_count: int) -> None:
+        """Counts a part in, and copies it where it found no room."""
+        if len(part) > len(self.rest):
+            self._room = np.concatenate([self.data, np.empty(2 * len(part), np.uint8)])
+        if not np.shares_memory(part, self._room):
+            self.rest[: len(part)] = part
+        self._size += len(part)
+        self.token_count += token_count
+
+
 class BlockMover:
     """Saves blocks of sequences and restores them."""
 
-    def __init__(self, memory: StateMemory, store: BlockStore) -> None:
-        self._memory, self.store = memory, store
+    def __init__(self, memory: StateMemory, store: BlockStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._memory, self.store, self._clock = memory, store, clock
         self._restore_rate: float | None = None
+        self._save_rate: float | None = None
+        self._bytes_per_token = 0.0
+        self._begun: _Begun | None = None
 
-    def save(self, sequence_id: int, known: HashedTokens, index: int, *, prefill_rate: float) -> bool:
-        """Saves one block unless the store has it; says whether bytes were moved. Raises `StateLost`."""
+    def save(
+        self, sequence_id: int, known: HashedTokens, index: int, *, prefill_rate: float, seconds: float = math.inf
+    ) -> Saving:
+        """Saves one block unless the store has it, or as much of it as can be copied in a time. Raises `StateLost`."""
         tokens, parent, name = known.block(index), known.parent(index), known.hash(index)
+        begun = self._begun_of(sequence_id, name)
         if self._is_covered(name, parent, tokens):
-            return False
-        start = index * BLOCK_TOKENS
-        data = self._memory.save(sequence_id, start, start + len(tokens))
+            self._forget(begun)
+            return Saving.NOTHING
+        done = begun.token_count if begun else 0
+        count = min(len(tokens) - done, self._fitting(seconds))
+        if begun is None and count < len(tokens):
+            room_bytes = int(self._bytes_per_token * len(tokens) * _SPARE_SHARE)
+            begun = self._begun = _Begun(sequence_id, name, room_bytes)
+        data = self._copy(sequence_id, index * BLOCK_TOKENS + done, count, begun.rest if begun else _NO_ROOM)
+        if begun:
+            begun.take(data, count)
+            if begun.token_count < len(tokens):
+                return Saving.PART
+            data = begun.data
+            self._forget(begun)
         self.store.put(Block(name, parent, tokens.copy(), data, len(tokens) / max(prefill_rate, 1.0)))
-        return True
+        return Saving.WHOLE
+
+    def can_save_block(self, seconds: float) -> bool:
+        """Whether a whole block can probably be saved in a time."""
+        return self._fitting(seconds) >= BLOCK_TOKENS
 
     def restore(self, sequence_id: int, block: Block, piece: StoredPiece) -> None:
         """Appends a block's positions to a sequence. Raises `StateLost`."""
-        started = time.perf_counter()
+        started = self._clock()
         self._memory.restore(sequence_id, block.data, piece.start, piece.end)
-        rate = len(block.tokens) / max(time.perf_counter() - started, 1e-9)
-        known = self._restore_rate
-        self._restore_rate = rate if known is None else known + _WEIGHT_OF_NEW * (rate - known)
+        self._restore_rate = _updated(self._restore_rate, len(block.tokens), self._clock() - started)
 
     def is_faster_than(self, prefill_rate: float) -> bool:
         """Whether restoring beats computing; it is tried where nothing is known yet."""
         return self._restore_rate is None or self._restore_rate > prefill_rate
+
+    def _copy(self, sequence_id: int, start: int, count: int, room: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        started = self._clock()
+        data = self._memory.save(sequence_id, start, start + count, room=room)
+        self._save_rate = _updated(self._save_rate, count, self._clock() - started)
+        self._bytes_per_token = max(self._bytes_per_token, len(data) / count)
+        return data
+
+    def _fitting(self, seconds: float) -> int:
+        """Tokens whose state can be copied in a time; at least a few, so that it ends."""
+        if math.isinf(seconds):
+            return BLOCK_TOKENS
+        if self._save_rate is None:
+            return _FIRST_TOKENS
+        return max(_FEWEST_TOKENS, min(BLOCK_TOKENS, int(self._save_rate * seconds)))
+
+    def _begun_of(self, sequence_id: int, name: bytes) -> _Begun | None:
+        begun = self._begun
+        return begun if begun and (begun.sequence_id, begun.name) == (sequence_id, name) else None
+
+    def _forget(self, begun: _Begun | None) -> None:
+        if begun is self._begun:
+            self._begun = None
 
     def _is_covered(self, name: bytes, parent: bytes, tokens: "NDArray[np.int32]") -> bool:
         if self.store.contains(name):
@@ -58,3 +152,9 @@ class BlockMover:
         if len(tokens) == BLOCK_TOKENS:
             return False
         return any(shared_token_count(tokens, known) == len(tokens) for _, known in self.store.children(parent))
+
+
+def _updated(known: float | None, count: int, seconds: float) -> float:
+    """A rate after one more measurement."""
+    rate = count / max(seconds, 1e-9)
+    return rate if known is None else known + _WEIGHT_OF_NEW * (rate - known)

@@ -5,7 +5,7 @@ run out, and comes back when a prompt continues it.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,7 @@ from services.worker.parking import CacheSources, Match, Parked, sources
 
 _log = structlog.get_logger(__name__)
 _MOVE_SECONDS: Final = 0.02  # how long blocks are moved at a stretch while no answer is being decoded
+_STREAMING_MOVE_SECONDS: Final = 0.005  # the same while one is
 
 
 @dataclass
@@ -35,12 +36,13 @@ class KvPool(ParkedSequences):
 
     def __init__(
         self, memory: KvMemory, *, cells: int, sequences: int, parked_sequences: int, parked_cells: int, forks: bool,
-        store: BlockStore | None = None, fingerprint: bytes = b"",
+        store: BlockStore | None = None, fingerprint: bytes = b"", clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.forks = forks and parked_sequences > 0
         super().__init__(
-            memory, cells=cells, sequences=sequences, parked_cells=parked_cells, store=store if self.forks else None
-        )
+            memory, cells=cells, sequences=sequences, parked_cells=parked_cells, store=store if self.forks else None,
+            clock=clock,
+        )  # fmt: skip
         self._checkpoints = Checkpoints(memory, store) if store is not None and not forks else None
         self._restored: Match | None = None
         self._fingerprint = fingerprint
@@ -94,9 +96,9 @@ class KvPool(ParkedSequences):
             return True
         sequence_id = self._fetch_target(wanted, match, now)
         self._fetching, self._protected_id = _Fetch(wanted), sequence_id
-        deadline = time.monotonic() + _MOVE_SECONDS
+        deadline = self._clock() + _MOVE_SECONDS
         for number, piece in enumerate(pieces):
-            if number and (is_streaming or time.monotonic() > deadline):
+            if number and (is_streaming or self._clock() > deadline):
                 return True
             if not self._fetch_piece(sequence_id, wanted, piece):
                 break
@@ -157,13 +159,15 @@ class KvPool(ParkedSequences):
         """Moves parked state towards the store; the engine calls this once a step.
 
         Busy, it keeps parked cells within their budget; idle, it gives the store what it lacks. While answers are being
-        decoded one block is moved at most.
+        decoded one block is moved at most. A block that takes too long to copy is moved in several steps.
         """
         self._prefill_rate = prefill_rate
         has_fetched = self._age_fetch()
-        deadline = time.monotonic() + _MOVE_SECONDS
-        while not (has_fetched and is_streaming) and self._tidy(is_busy=is_busy):
-            if is_streaming or time.monotonic() > deadline:
+        seconds = _STREAMING_MOVE_SECONDS if is_streaming else _MOVE_SECONDS
+        deadline = self._clock() + seconds
+        while not (has_fetched and is_streaming) and self._tidy(is_busy=is_busy, seconds=seconds):
+            seconds = deadline - self._clock()
+            if is_streaming or not self._can_save_more(seconds):
                 break
         self._count_parked()
 

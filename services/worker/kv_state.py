@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PIECE_HEADER: Final = struct.Struct("<Q")
+_NO_ROOM: Final[NDArray[np.uint8]] = np.empty(0, np.uint8)
 
 
 class StateLost(Exception):
@@ -60,13 +61,19 @@ class KvState:
         """Drops all sequences."""
         llama_cpp.llama_memory_clear(self._memory, True)
 
-    def save(self, sequence_id: int, start: int, end: int) -> NDArray[np.uint8]:
-        """Copies the state of some positions out, or raises `StateLost`.
+    def save(self, sequence_id: int, start: int, end: int, *, room: NDArray[np.uint8] = _NO_ROOM) -> NDArray[np.uint8]:
+        """Copies the state of some positions out, to the beginning of `room` if it fits there; or raises `StateLost`.
 
         With a sliding window in pieces no longer than it: llama.cpp leaves out what the last position can't see.
         """
         span = min(self._window or end - start, end - start)
-        pieces = [self._save_piece(sequence_id, at, min(at + span, end)) for at in range(start, end, span)]
+        pieces: list[NDArray[np.uint8]] = []
+        used = 0
+        for at in range(start, end, span):
+            pieces.append(self._save_piece(sequence_id, at, min(at + span, end), room[used:]))
+            used += len(pieces[-1])
+        if used <= len(room):
+            return room[:used]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def restore(self, sequence_id: int, data: NDArray[np.uint8], start: int, end: int) -> None:
@@ -101,7 +108,7 @@ class KvState:
             self.remove(sequence_id)
             raise StateLost("llama.cpp did not take the state")
 
-    def _save_piece(self, sequence_id: int, start: int, end: int) -> NDArray[np.uint8]:
+    def _save_piece(self, sequence_id: int, start: int, end: int, room: NDArray[np.uint8]) -> NDArray[np.uint8]:
         self._copy(sequence_id, self._scratch, start, end)
         try:
             first = llama_cpp.llama_memory_seq_pos_min(self._memory, self._scratch)
@@ -109,7 +116,8 @@ class KvState:
             if (first, last) != (start, end - 1):
                 raise StateLost(f"positions {start} to {end - 1} are gone, {first} to {last} are left")
             size = llama_cpp.llama_state_seq_get_size(self._handle, self._scratch)
-            data = np.empty(_PIECE_HEADER.size + size, np.uint8)
+            length = _PIECE_HEADER.size + size
+            data = room[:length] if length <= len(room) else np.empty(length, np.uint8)
             data[: _PIECE_HEADER.size] = np.frombuffer(_PIECE_HEADER.pack(size), np.uint8)
             written = llama_cpp.llama_state_seq_get_data(
                 self._handle, _bytes_at(data, _PIECE_HEADER.size), size, self._scratch

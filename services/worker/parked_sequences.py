@@ -1,11 +1,12 @@
 """Sequences and their cells, and how parked ones give them up: block by block from the end, into a store below."""
 
-import time
+import math
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
 
-from services.worker.block_mover import BlockMover, StateMemory
+from services.worker.block_mover import BlockMover, Saving, StateMemory
 from services.worker.blocks import BLOCK_TOKENS, BlockStore
 from services.worker.cells import CellLedger
 from services.worker.checkpoints import WholeStateMemory
@@ -41,10 +42,11 @@ class ParkedSequences:
     """Knows which cells belong to which sequence, and takes them from those that nobody generates from."""
 
     def __init__(
-        self, memory: KvMemory, *, cells: int, sequences: int, parked_cells: int, store: BlockStore | None
-    ) -> None:
-        self._memory = memory
-        self._mover = BlockMover(memory, store) if store is not None else None
+        self, memory: KvMemory, *, cells: int, sequences: int, parked_cells: int, store: BlockStore | None,
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._memory, self._clock = memory, clock
+        self._mover = BlockMover(memory, store, clock=clock) if store is not None else None
         self._ledger = CellLedger(cells)
         self._tree = RadixTree()
         self._free_ids = list(range(sequences - 1, -1, -1))
@@ -119,17 +121,20 @@ class ParkedSequences:
         for parked in list(self._parked.values()):
             self._drop(parked)
 
-    def _tidy(self, *, is_busy: bool) -> bool:
-        """Saves one block; False if nothing is left to do."""
+    def _tidy(self, *, is_busy: bool, seconds: float) -> bool:
+        """Saves one block, or as much of one as can be copied in a time; False if nothing is left to do."""
         if is_busy:
             while self._is_over_budget() and (victim := self._victim(None)):
-                if self._shrink(victim):
+                if self._shrink(victim, seconds=seconds):
                     return True
             return False
         unsaved = self._next_unsaved() if self._mover else None
         if unsaved:
-            self._save(unsaved, unsaved.tried_block_count)
+            self._save(unsaved, unsaved.tried_block_count, seconds=seconds)
         return unsaved is not None
+
+    def _can_save_more(self, seconds: float) -> bool:
+        return self._mover is not None and self._mover.can_save_block(seconds)
 
     def _next_unsaved(self) -> Parked | None:
         return next((one for one in self._parked.values() if one.tried_block_count < one.known.block_count), None)
@@ -148,44 +153,48 @@ class ParkedSequences:
         kept = {except_id, self._protected_id}
         candidates = [one for one in self._parked.values() if one.sequence_id not in kept]
         freeing = [one for one in candidates if self._ledger.released_by(one.sequence_id)]
-        return least_valuable(freeing or candidates, now=time.monotonic())
+        return least_valuable(freeing or candidates, now=self._clock())
 
-    def _shrink(self, parked: Parked) -> bool:
-        """Takes the last block from a parked sequence, saving it; says whether that moved bytes."""
+    def _shrink(self, parked: Parked, *, seconds: float = math.inf) -> bool:
+        """Takes the last block from a parked sequence once it is saved; says whether that moved bytes."""
         index = parked.known.block_count - 1
-        has_moved = index >= 0 and self._save(parked, index)
+        saving = self._save(parked, index, seconds=seconds) if index >= 0 else Saving.NOTHING
         if parked.sequence_id not in self._parked:  # its state was lost
             return False
+        if saving is Saving.PART:
+            return True
         if index <= 0:
             self._drop(parked)
-            return has_moved
+            return saving is Saving.WHOLE
         self.truncate(parked.sequence_id, index * BLOCK_TOKENS)
         self._parked_changed = True
         parked.known = parked.known.truncated(index * BLOCK_TOKENS)
         parked.tried_block_count = min(parked.tried_block_count, index)
-        return has_moved
+        return saving is Saving.WHOLE
 
-    def _save(self, parked: Parked, index: int) -> bool:
-        """Gives one block to the store; says whether bytes were moved. A sequence that lost its state is dropped."""
-        if index == parked.tried_block_count:
+    def _save(self, parked: Parked, index: int, *, seconds: float = math.inf) -> Saving:
+        """Gives one block, or a part of it, to the store. A sequence that lost its state is dropped."""
+        saving = Saving.NOTHING
+        if self._mover is not None:
+            try:
+                saving = self._mover.save(
+                    parked.sequence_id, parked.known, index, prefill_rate=self._prefill_rate, seconds=seconds
+                )
+            except StateLost as error:
+                _log.warning("kv_state_lost", error=str(error))
+                self._drop(parked)
+        if index == parked.tried_block_count and saving is not Saving.PART:
             parked.tried_block_count += 1
-        if self._mover is None:
-            return False
-        try:
-            return self._mover.save(parked.sequence_id, parked.known, index, prefill_rate=self._prefill_rate)
-        except StateLost as error:
-            _log.warning("kv_state_lost", error=str(error))
-            self._drop(parked)
-            return False
+        return saving
 
     def _evict(self, except_id: int | None) -> None:
         """Drops a parked sequence for its id, saving as much of it from the beginning as a step can wait for."""
         victim = self._victim(except_id)
         if victim is None:
             return
-        deadline = time.monotonic() + _HURRY_SECONDS
+        deadline = self._clock() + _HURRY_SECONDS
         for index in range(victim.tried_block_count, victim.known.block_count):
-            if time.monotonic() > deadline or victim.sequence_id not in self._parked:
+            if self._clock() > deadline or victim.sequence_id not in self._parked:
                 break
             self._save(victim, index)
         if victim.sequence_id in self._parked:

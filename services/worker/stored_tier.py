@@ -20,7 +20,9 @@ from services.worker.blocks import BLOCK_TOKENS, Block, HashedTokens
 from services.worker.ram_tier import RamTier
 
 _QUIET_SECONDS: Final = 5.0
-_MOST_WAITING: Final = 1024
+_MOST_WAITING_SHARE: Final = 0.5  # of host memory's budget: what waits may have left it
+_RETRY_SECONDS: Final = 1.0
+_CLOSE_SECONDS: Final = 5.0
 _MOST_BRANCHES: Final = 4  # blocks behind the longest stored beginning that are looked into for a partial match
 _SHORTEST_TAIL: Final = 32  # tokens; fewer are computed sooner than they are written
 _WEIGHT_OF_NEW: Final = 0.25
@@ -29,6 +31,11 @@ _log = structlog.get_logger(__name__)
 
 class BlockArchive(Protocol):
     """The store of blocks (`BlockClient`). Nothing in it raises: what fails is a miss."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether nobody answered when the store was last asked."""
+        ...
 
     async def lookup(self, hashes: Sequence[bytes], *, peek: bool = False) -> StoredChain:
         """Finds the longest stored beginning of a chain."""
@@ -52,7 +59,10 @@ class StoredTier:
 
     def __init__(self, ram: RamTier, archive: BlockArchive, *, fingerprint: bytes) -> None:
         self._ram, self._archive, self._fingerprint = ram, archive, fingerprint
-        self._waiting: asyncio.Queue[Block] = asyncio.Queue(_MOST_WAITING)
+        self._waiting: asyncio.Queue[Block] = asyncio.Queue()  # bounded by the bytes in it
+        self._waiting_bytes, self._most_waiting_bytes = 0, int(ram.budget_bytes * _MOST_WAITING_SHARE)
+        self._was_full = False
+        self._unfinished: list[Block] = []
         self._tails: dict[bytes, tuple[float, Block]] = {}
         """By parent: the latest partial block behind it, and when it came."""
         self._fetch_rate: float | None = None
@@ -68,10 +78,15 @@ class StoredTier:
         for task in self._tasks:
             with suppress(asyncio.CancelledError):
                 await task
-        while not self._waiting.empty():
-            await self._write(self._waiting.get_nowait())
-        for _, block in self._tails.values():
-            await self._write(block)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._write_rest()
+
+    async def _write_rest(self) -> None:
+        rest = [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
+        for block in (*self._unfinished, *rest, *(tail for _, tail in self._tails.values())):
+            if not await self._write(block) and self._archive.is_away:
+                return
 
     async def fetch(self, tokens: Sequence[int], *, prefill_rate: float) -> int:
         """Brings into host memory what is stored of a prompt and not there; returns how many tokens that was."""
@@ -123,14 +138,28 @@ class StoredTier:
                 self._tails[block.parent] = (time.monotonic(), block)
             return
         self._tails.pop(block.parent, None)
-        try:
+        is_full = self._waiting_bytes + block.data.nbytes > self._most_waiting_bytes
+        if is_full and not self._was_full:
+            _log.warning("kv_blocks_not_stored", reason="the store is away" if self._archive.is_away else "too slow")
+        self._was_full = is_full
+        if not is_full:
+            self._waiting_bytes += block.data.nbytes
             self._waiting.put_nowait(block)
-        except asyncio.QueueFull:
-            _log.warning("kv_block_not_stored", reason="the store is too slow")
 
     async def _write_full(self) -> None:
         while True:
-            await self._write(await self._waiting.get())
+            block = await self._waiting.get()
+            await self._write_until_stored(block)
+            self._waiting_bytes -= block.data.nbytes
+
+    async def _write_until_stored(self, block: Block) -> None:
+        """Writes a block, waiting for a store that is away: with a gap in it nothing behind that would be found."""
+        try:
+            while not await self._write(block) and self._archive.is_away:  # noqa: ASYNC110
+                await asyncio.sleep(_RETRY_SECONDS)
+        except asyncio.CancelledError:
+            self._unfinished.append(block)
+            raise
 
     async def _write_tails(self) -> None:
         while True:
@@ -139,9 +168,9 @@ class StoredTier:
             ripe = [parent for parent, (since, _) in self._tails.items() if now - since >= _QUIET_SECONDS]
             for parent in ripe:
                 _, block = self._tails.pop(parent)
-                await self._write(block)
+                await self._write_until_stored(block)
 
-    async def _write(self, block: Block) -> None:
+    async def _write(self, block: Block) -> bool:
         tokens = block.tokens.astype("<i4", copy=False).tobytes()
         header = BlockHeader(block.parent, tokens, block.recompute_seconds)
-        await self._archive.put(block.hash, header, block.data.data)
+        return await self._archive.put(block.hash, header, block.data.data)

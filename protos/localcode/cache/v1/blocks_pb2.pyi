@@ -141,6 +141,7 @@ class DescribeStoreResponse(_message.Message):
     MAX_BLOCK_BYTES_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     MIN_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    KEY_IDS_FIELD_NUMBER: _builtins.int
     storage: _builtins.str
     """The directory's absolute path, or the URL of the object store without secrets."""
     store_id: _builtins.str
@@ -153,6 +154,10 @@ class DescribeStoreResponse(_message.Message):
     """Bytes that all blocks together may take."""
     min_free_bytes: _builtins.int
     """Bytes that stay free on the directory's disk."""
+    @_builtins.property
+    def key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Ids of the keys that the service knows: blocks sealed with another one are refused."""
+
     def __init__(
         self,
         *,
@@ -161,10 +166,11 @@ class DescribeStoreResponse(_message.Message):
         max_block_bytes: _builtins.int = ...,
         max_bytes: _builtins.int = ...,
         min_free_bytes: _builtins.int = ...,
+        key_ids: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_block_bytes", b"max_block_bytes", "max_bytes", b"max_bytes", "min_free_bytes", b"min_free_bytes", "storage", b"storage", "store_id", b"store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_ids", b"key_ids", "max_block_bytes", b"max_block_bytes", "max_bytes", b"max_bytes", "min_free_bytes", b"min_free_bytes", "storage", b"storage", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -105,7 +105,8 @@ class BlockStoreServiceServicer:
     """
 
     def DescribeStore(self, request, context):
-        """Says where blocks are kept, so that a worker can see whether it shares the directory.
+        """Says where blocks are kept and which keys open them, so that a worker can see whether it shares the directory and
+        the key.
         Errors: none beyond `UNAVAILABLE`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

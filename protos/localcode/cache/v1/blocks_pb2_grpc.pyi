@@ -39,7 +39,8 @@ class BlockStoreServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BlockStoreServiceAsyncStub: ...
     DescribeStore: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.DescribeStoreRequest, _blocks_pb2.DescribeStoreResponse]
-    """Says where blocks are kept, so that a worker can see whether it shares the directory.
+    """Says where blocks are kept and which keys open them, so that a worker can see whether it shares the directory and
+    the key.
     Errors: none beyond `UNAVAILABLE`.
     """
     LookupBlocks: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.LookupBlocksRequest, _blocks_pb2.LookupBlocksResponse]
@@ -98,7 +99,8 @@ class BlockStoreServiceAsyncStub(BlockStoreServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DescribeStore: _aio.UnaryUnaryMultiCallable[_blocks_pb2.DescribeStoreRequest, _blocks_pb2.DescribeStoreResponse]  # type: ignore[assignment]
-    """Says where blocks are kept, so that a worker can see whether it shares the directory.
+    """Says where blocks are kept and which keys open them, so that a worker can see whether it shares the directory and
+    the key.
     Errors: none beyond `UNAVAILABLE`.
     """
     LookupBlocks: _aio.UnaryUnaryMultiCallable[_blocks_pb2.LookupBlocksRequest, _blocks_pb2.LookupBlocksResponse]  # type: ignore[assignment]
@@ -160,7 +162,8 @@ class BlockStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _blocks_pb2.DescribeStoreRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_blocks_pb2.DescribeStoreResponse, _abc.Awaitable[_blocks_pb2.DescribeStoreResponse]]:
-        """Says where blocks are kept, so that a worker can see whether it shares the directory.
+        """Says where blocks are kept and which keys open them, so that a worker can see whether it shares the directory and
+        the key.
         Errors: none beyond `UNAVAILABLE`.
         """
 

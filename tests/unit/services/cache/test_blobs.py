@@ -104,6 +104,18 @@ async def test_a_directory_keeps_its_id_and_others_have_another(tmp_path: Path) 
     assert len(first.store_id) == 32
 
 
+async def test_services_that_start_at_once_give_their_directory_one_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = DirectoryBlobs(tmp_path)
+    name = first.store_id
+    with monkeypatch.context() as patch:
+        patch.setattr("services.shared.blob_directory.read_store_id", lambda _directory: "")
+        second = DirectoryBlobs(tmp_path)
+    assert first.store_id == second.identity == name
+    assert [path.name for path in files_of(tmp_path)] == ["store_id"]
+
+
 def test_locations_are_paths_or_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_blobs(str(tmp_path / "a")).directory == tmp_path / "a"
     assert open_blobs(f"file://{tmp_path}/b").directory == tmp_path / "b"

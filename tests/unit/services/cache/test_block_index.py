@@ -20,7 +20,7 @@ class TestRedisBlockIndex(BlockIndexContract):
 
     @pytest.fixture
     def make_index(self, redis: FakeAsyncRedis) -> MakeBlockIndex:
-        return lambda clock: RedisBlockIndex(redis, clock=clock)
+        return lambda clock: RedisBlockIndex(redis, store_id="ab", clock=clock)
 
     async def test_every_key_carries_one_hash_tag(self, index: BlockIndex, redis: FakeAsyncRedis) -> None:
         blocks = chain("x", 2)
@@ -29,7 +29,7 @@ class TestRedisBlockIndex(BlockIndexContract):
         await index.lookup(ROOT, names(blocks), lease=None, counts=True)
         keys = await redis.keys("*")
         assert len(keys) == 6
-        assert all(key.startswith(b"{localcode}:") for key in keys)
+        assert all(key.startswith(b"{localcode:ab}:") for key in keys)
 
     async def test_nothing_is_left_of_blocks_that_went(self, index: BlockIndex, redis: FakeAsyncRedis) -> None:
         blocks = chain("x", 3)
@@ -37,7 +37,7 @@ class TestRedisBlockIndex(BlockIndexContract):
         await index.lookup(ROOT, names(blocks), lease=None, counts=True)
         await index.claim(names(blocks)[::-1], is_eviction=False)
         await index.finish_removal(names(blocks))
-        assert await redis.keys("*") == [b"{localcode}:block_counts"]
+        assert await redis.keys("*") == [b"{localcode:ab}:block_counts"]
 
 
 async def test_every_call_says_that_redis_is_away() -> None:

@@ -6,9 +6,25 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from services.cache import verify
+from services.cache.blobs import DirectoryBlobs
 from services.cache.redis_block_index import RedisBlockIndex
-from services.cache.verify import keep_reconciled
+from services.cache.verify import keep_reconciled, reconcile
 from tests.fakes.block_store import make_store, plain_chain
+
+
+async def test_two_stores_on_one_redis_leave_each_other_alone(tmp_path: Path) -> None:
+    redis = FakeAsyncRedis()
+    blobs = [DirectoryBlobs(tmp_path / name) for name in "ab"]
+    stores = [make_store(index=RedisBlockIndex(redis, store_id=one.identity), blobs=one) for one in blobs]
+    shared, own = plain_chain(1, 2), plain_chain(2, 1)
+    for store, blocks in zip(stores, (shared, shared + own), strict=True):
+        for block in blocks:
+            await store.put(block.hash, block.sealed())
+    await stores[0].prune()
+    findings = [await reconcile(store) for store in stores]
+    assert [found.missing_count + found.unindexed_count for found in findings] == [0, 0]
+    assert [(await store.index.counts()).block_count for store in stores] == [0, 3]
+    assert await stores[1].read(shared[0].hash)
 
 
 async def test_an_index_that_is_emptied_while_it_is_reconciled_is_reconciled_again(

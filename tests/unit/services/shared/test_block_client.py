@@ -1,3 +1,4 @@
+import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +17,7 @@ from services.cache.redis_block_index import RedisBlockIndex
 from services.cache.verify import reconcile
 from services.shared.blob_directory import STORE_ID_FILE, blob_path
 from services.shared.block_client import BlockClient, NextBlock, StoredChain, open_block_client
-from services.shared.errors import error_info
+from services.shared.errors import StoreUnavailable, error_info
 from services.shared.keyring import Keyring
 from tests.fakes.block_store import FINGERPRINT, KEYS, SEALED_BYTES, make_store, plain_chain, put_all, served
 
@@ -161,6 +162,87 @@ async def test_a_store_that_is_away_costs_nothing_but_one_warning(address: str) 
     assert [(entry["event"], entry["reason"]) for entry in logs] == [("kv_store_fails", "unavailable")]
 
 
+class Hanging:
+    """Stands in for calls that are never answered."""
+
+    def __init__(self) -> None:
+        self.call_count = 0
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, *_arguments: object, **_options: object) -> None:
+        self.call_count += 1
+        await self.go_on.wait()
+        raise StoreUnavailable("too late")
+
+
+async def test_a_store_that_hangs_delays_one_request_and_is_asked_again_later(
+    store: BlockStore, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks, hanging = plain_chain(1, 2), Hanging()
+    monkeypatch.setattr("services.shared.block_client._CALL_SECONDS", 0.2)
+    async with client_of(store, address) as client:
+        await put_all(client, blocks[:1])
+        with monkeypatch.context() as patch, capture_logs() as logs:
+            patch.setattr(store.index, "lookup", hanging)
+            for _ in range(5):
+                assert await client.lookup([blocks[0].hash]) == StoredChain()
+                assert await client.get(blocks[0].hash) is None
+                assert not await client.put(blocks[1].hash, blocks[1].header, blocks[1].state)
+        assert hanging.call_count == 1
+        assert client.is_away
+        assert [(entry["event"], entry["reason"]) for entry in logs] == [("kv_store_fails", "deadline_exceeded")]
+        monkeypatch.setattr(client._trouble, "_paused_until", 0.0)
+        assert (await client.lookup([blocks[0].hash])).hashes == (blocks[0].hash,)
+        await put_all(client, blocks[1:])
+        assert not client.is_away
+        hanging.go_on.set()
+
+
+async def test_a_block_that_does_not_come_delays_one_request(
+    store: BlockStore, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks, hanging = plain_chain(1, 4), Hanging()
+    monkeypatch.setattr("services.shared.block_client.read_store_id", lambda _path: "another one")
+    monkeypatch.setattr("services.shared.block_client._STALL_SECONDS", 0.2)
+    async with client_of(store, address) as client:
+        await put_all(client, blocks)
+        monkeypatch.setattr(store.blobs, "read", hanging)
+        opened = await asyncio.gather(*(client.get(block.hash) for block in blocks))
+        assert opened == [None] * 4
+        assert hanging.call_count == 2  # those that were read at once
+        hanging.go_on.set()
+
+
+async def test_a_store_of_another_key_is_named_once_and_neither_read_nor_written(
+    store: BlockStore, address: str
+) -> None:
+    blocks = plain_chain(1, 2)
+    async with client_of(store, address) as client:
+        assert await client.knows_key()
+        await put_all(client, blocks[:1])
+        with capture_logs() as logs:
+            async with open_block_client(address, fingerprint=FINGERPRINT, keyring=OTHER_KEYS) as stranger:
+                assert not await stranger.knows_key()
+                for _ in range(3):
+                    assert await stranger.lookup([blocks[0].hash]) == StoredChain()
+                    assert not await stranger.put(blocks[1].hash, blocks[1].header, blocks[1].state)
+    (entry,) = logs
+    assert (entry["event"], entry["reason"]) == ("kv_store_fails", "another key")
+    assert "LOCALCODE_KV_KEY" in entry["detail"]
+    assert "kv.key" in entry["detail"]
+
+
+async def test_a_key_that_was_rotated_out_of_the_front_is_known(store: BlockStore, address: str) -> None:
+    store = make_store(index=store.index, blobs=store.blobs, keyring=Keyring([bytes(32), bytes(range(32))]))
+    async with client_of(store, address) as client:
+        assert await client.knows_key()
+
+
+async def test_whether_a_key_is_known_can_be_asked_of_a_store_that_is_away(address: str) -> None:
+    async with open_block_client(address, fingerprint=FINGERPRINT, keyring=KEYS) as client:
+        assert await client.knows_key()
+
+
 async def test_an_index_that_is_away_fails_at_once_and_works_when_it_is_back(tmp_path: Path, address: str) -> None:
     server = FakeServer()
     store = make_store(tmp_path / "kv", index=RedisBlockIndex(FakeAsyncRedis(server=server)))
@@ -196,6 +278,8 @@ async def test_a_full_disk_drops_the_block_with_one_warning(
         patch.setattr("services.shared.blob_directory.os.write", full)
         for block in blocks[1:]:
             assert not await client.put(block.hash, block.header, block.state)
+            assert (await client.lookup([blocks[0].hash])).hashes
+            assert await client.get(blocks[0].hash) is not None
     warnings = [entry for entry in logs if entry["event"] == "kv_store_fails"]
     assert len(warnings) == 1
     assert "No space is left" in warnings[0]["detail"]

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -45,6 +45,7 @@ class FakeContext:
         self.fail_next = False
         self.gate: threading.Event | None = None
         self.next_token = next_token
+        self.on_save: Callable[[int], None] = lambda _token_count: None
         self._cells, self._seconds = cells, seconds_per_step
         self._outputs: dict[int, NDArray[np.float32]] = {}
 
@@ -112,16 +113,26 @@ class FakeContext:
     def holds(self, sequence_id: int, length: int) -> bool:
         return len(self.sequences.get(sequence_id, ())) >= length
 
-    def save(self, sequence_id: int, start: int, end: int) -> NDArray[np.uint8]:
+    def save(
+        self, sequence_id: int, start: int, end: int, *, room: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         tokens = self.sequences[sequence_id][start:end]
         assert len(tokens) == end - start
-        return np.array([start, *tokens], np.int32).view(np.uint8)
+        self.on_save(end - start)
+        data = np.array([start, len(tokens), *tokens], np.int32).view(np.uint8)
+        if room is None or len(room) < len(data):
+            return data
+        room[: len(data)] = data
+        return room[: len(data)]
 
     def restore(self, sequence_id: int, data: NDArray[np.uint8], start: int, end: int) -> None:
-        saved_start, *tokens = data.view(np.int32).tolist()
         own = self.sequences.setdefault(sequence_id, [])
         assert len(own) == start
-        own += tokens[start - saved_start : end - saved_start]
+        words = data.view(np.int32).tolist()
+        while words:
+            saved_start, count, *words = words
+            tokens, words = words[:count], words[count:]
+            own += tokens[max(0, start - saved_start) : max(0, end - saved_start)]
         assert len(own) == end
         self.restored_count += end - start
 

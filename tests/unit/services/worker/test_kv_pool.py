@@ -1,5 +1,5 @@
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -7,6 +7,7 @@ from services.worker.blocks import BLOCK_TOKENS
 from services.worker.kv_pool import KvPool
 from services.worker.parking import CacheSources, Match
 from services.worker.ram_tier import RamTier
+from tests.fakes.index_contract import Clock
 from tests.unit.services.worker.fake_llama import FakeContext
 
 Running = list[tuple[int, Sequence[int], int]]
@@ -17,8 +18,9 @@ class Pool:
     """A pool over a context that refuses what llama.cpp would."""
 
     def __init__(
-        self, *, cells: int = 100, parked: int = 4, parked_cells: int | None = None, ram: int = 0, forks: bool = True
-    ) -> None:
+        self, *, cells: int = 100, parked: int = 4, parked_cells: int | None = None, ram: int = 0, forks: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self.context = FakeContext(cells=cells)
         self.store = RamTier(ram)
         self.pool = KvPool(
@@ -29,6 +31,7 @@ class Pool:
             parked_cells=cells if parked_cells is None else parked_cells,
             forks=forks,
             store=self.store if ram else None,
+            clock=clock,
         )
 
     def compute(self, tokens: Sequence[int], match: Match | None = None, *, now: float = 0.0) -> int:
@@ -209,8 +212,9 @@ def test_fetched_blocks_continue_what_a_running_request_shares() -> None:
 
 
 def test_while_answers_are_decoded_one_block_moves_a_step() -> None:
-    made = Pool(cells=1000, ram=100_000, parked_cells=0)
+    made = Pool(cells=1000, ram=100_000, parked_cells=0, clock=Clock())
     made.park(LONG)
+    made.tidy(is_streaming=True)  # a few tokens, to see how long that takes
     for blocks_left in (2, 1, 0):
         made.tidy(is_streaming=True)
         assert made.pool.used_cells == blocks_left * BLOCK_TOKENS

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from services.shared.block_client import NextBlock, OpenedBlock, StoredChain
 from services.shared.sealing import BlockHeader, Buffer
@@ -22,6 +23,7 @@ class Archive:
     def __init__(self) -> None:
         self.blocks: dict[bytes, tuple[BlockHeader, bytes]] = {}
         self.lookups = 0
+        self.is_away = False
         self.released: list[tuple[bytes, ...]] = []
 
     async def lookup(self, hashes: Sequence[bytes], *, peek: bool = False) -> StoredChain:
@@ -39,6 +41,8 @@ class Archive:
         return OpenedBlock(found[0], memoryview(found[1])) if found else None
 
     async def put(self, block_hash: bytes, header: BlockHeader, state: Buffer) -> bool:
+        if self.is_away:
+            return False
         self.blocks[block_hash] = (header, bytes(state))
         return True
 
@@ -140,6 +144,69 @@ async def test_a_store_that_is_slower_than_computing_is_left_alone_for_a_while(
     lookups = archive.lookups
     assert await tier.fetch([*TOKENS, 7], prefill_rate=1e12) == 0
     assert archive.lookups == lookups
+
+
+async def test_what_was_saved_while_the_store_was_away_is_written_when_it_is_back(
+    archive: Archive, tier: StoredTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_tier, "_RETRY_SECONDS", 0.01)
+    archive.is_away = True
+    for block in blocks_of(TOKENS):
+        memory_of(tier).put(block)
+    await asyncio.sleep(0.1)
+    assert not archive.blocks
+    archive.is_away = False
+    await asyncio.sleep(0.2)
+    assert set(archive.blocks) == {block.hash for block in blocks_of(TOKENS)}
+
+
+async def test_what_was_being_written_at_the_end_is_written(archive: Archive) -> None:
+    tier = StoredTier(RamTier(10_000), archive, fingerprint=FINGERPRINT)
+    archive.is_away = True
+    for block in blocks_of(TOKENS):
+        memory_of(tier).put(block)
+    await asyncio.sleep(0.05)
+    archive.is_away = False
+    await tier.close()
+    assert set(archive.blocks) == {block.hash for block in blocks_of(TOKENS)}
+
+
+async def test_what_waits_for_the_store_is_bounded_and_said_once(archive: Archive) -> None:
+    tier = StoredTier(RamTier(64), archive, fingerprint=FINGERPRINT)
+    archive.is_away = True
+    blocks = blocks_of(range(BLOCK_TOKENS * 20))
+    with capture_logs() as logs:
+        for block in blocks:
+            memory_of(tier).put(block)
+        await asyncio.sleep(0.05)
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [("kv_blocks_not_stored", "the store is away")]
+    archive.is_away = False
+    await tier.close()
+    assert 1 <= len(archive.blocks) <= 5
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_an_end_does_not_wait_for_a_store_that_is_away(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    async def put(*_arguments: object) -> bool:
+        nonlocal count
+        count += 1
+        if hangs:
+            await asyncio.Event().wait()
+        return False
+
+    count = 0
+    monkeypatch.setattr(stored_tier, "_CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(archive, "put", put)
+    archive.is_away = True
+    tier = StoredTier(RamTier(10_000), archive, fingerprint=FINGERPRINT)
+    for block in blocks_of(range(BLOCK_TOKENS * 20)):
+        memory_of(tier).put(block)
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        await tier.close()
+    assert count <= 2
 
 
 async def test_a_block_that_cannot_be_read_is_a_miss(archive: Archive, tier: StoredTier) -> None:
