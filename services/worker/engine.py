@@ -391,8 +391,7 @@ class Engine:
             self._speculator.release(generation)
             self._running.remove(generation)
             if generation.keeps_state:
-                computed = generation.tokens[: generation.computed_count]
-                self._pool.park(generation.sequence_id, computed, now=time.monotonic())
+                self._pool.park(generation.sequence_id, generation.kept_tokens, now=time.monotonic())
             else:
                 self._pool.close(generation.sequence_id)
             generation.sequence_id = NO_SEQUENCE
