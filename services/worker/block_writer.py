@@ -115,6 +115,7 @@ class BlockWriter:
     async def _write_waiting(self) -> None:
         while block := self._next():
             await self._write(block)
+            self._queue.remove(block.hash)  # only now: one that is cut off by the end is written by `close`
 
     def _next(self) -> Block | None:
         """The next block that is worth writing and may be written; what is not worth it is held back."""
@@ -122,7 +123,6 @@ class BlockWriter:
             if self._is_worth_it(block):
                 if not self.wear.allows(block.data.nbytes):
                     return None
-                self._queue.remove(block.hash)
                 return block
             self._queue.remove(block.hash)
             _remember(self._held, block.hash)
