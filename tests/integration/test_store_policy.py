@@ -101,6 +101,9 @@ async def test_titles_cost_no_writes_and_a_worker_starts_warm(tmp_path: Path, sc
         async with rig.worker(warms=True) as worker:
             title = await answered(worker, request(pb.REQUEST_CLASS_TITLE, TITLES, "First " * 300))
             usage = await answered(worker, main)
+            async with asyncio.timeout(60):
+                while await full_block_count(store) < usage.prompt_token_count // BLOCK_TOKENS:
+                    await asyncio.sleep(0.05)
         blocks = usage.prompt_token_count // BLOCK_TOKENS
         assert min(blocks, title.prompt_token_count // BLOCK_TOKENS) >= 2
         assert await full_block_count(store) == blocks
