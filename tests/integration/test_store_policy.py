@@ -102,7 +102,7 @@ async def test_titles_cost_no_writes_and_a_worker_starts_warm(tmp_path: Path, sc
             title = await answered(worker, request(pb.REQUEST_CLASS_TITLE, TITLES, "First " * 300))
             usage = await answered(worker, main)
             async with asyncio.timeout(60):
-                while await full_block_count(store) < usage.prompt_token_count // BLOCK_TOKENS:
+                while await full_block_count(store) < usage.prompt_token_count // BLOCK_TOKENS:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         blocks = usage.prompt_token_count // BLOCK_TOKENS
         assert min(blocks, title.prompt_token_count // BLOCK_TOKENS) >= 2
