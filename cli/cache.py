@@ -82,7 +82,7 @@ def statistics_table(counts: pb.GetBlockStatisticsResponse, storage: str) -> Tab
     """What is stored, and what became of it."""
     asked_count = counts.hit_count + counts.miss_count
     hit_share = f" ({counts.hit_count / asked_count:.0%})" if asked_count else ""
-    per_token = counts.written_bytes / counts.written_token_count if counts.written_token_count else 0.0
+    per_token = counts.written_bytes / counts.computed_token_count if counts.computed_token_count else 0.0
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column()
@@ -94,7 +94,7 @@ def statistics_table(counts: pb.GetBlockStatisticsResponse, storage: str) -> Tab
         ("tokens", f"{counts.token_count:,}"),
         ("block hits", f"{counts.hit_count:,}{hit_share}"),
         ("block misses", f"{counts.miss_count:,}"),
-        ("written", f"{human_bytes(counts.written_bytes)}, {human_bytes(round(per_token))} a token"),
+        ("written", f"{human_bytes(counts.written_bytes)}, {human_bytes(round(per_token))} a computed token"),
         ("evicted", f"{counts.eviction_count:,} blocks, {human_bytes(counts.evicted_bytes)}"),
     ):
         table.add_row(name, value)

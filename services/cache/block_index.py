@@ -10,6 +10,8 @@ from services.shared.sealing import BlockRole
 
 MAX_NEXT: Final = 64
 """Most blocks behind a prefix that a lookup names."""
+MAX_LATEST: Final = 4096
+"""Most blocks of one fingerprint that are named as those used last."""
 REMOVAL_SECONDS: Final = 60.0
 """How long a block that is being deleted can't be stored anew if whoever deletes it dies."""
 
@@ -70,6 +72,8 @@ class BlockCounts:
     evicted_bytes: int = 0
     reconciled_count: int = 0
     """How often the index was compared with the blobs."""
+    computed_token_count: int = 0
+    """Tokens that workers have computed."""
 
 
 class BlockIndex(Protocol):
@@ -103,6 +107,15 @@ class BlockIndex(Protocol):
 
     async def page(self, after: bytes, limit: int) -> tuple[list[StoredBlock], bytes]:
         """Lists blocks, those of one parent together, and where the next page begins; empty after the last."""
+
+    async def latest(self, fingerprint: bytes, limit: int) -> list[StoredBlock]:
+        """Lists blocks of a fingerprint, the last used first, of equals by hash, at most `MAX_LATEST`; counts nothing.
+
+        Only the last used of all fingerprints are looked through: one that was hardly used lately may miss some.
+        """
+
+    async def count_computed(self, token_count: int) -> None:
+        """Counts tokens that a worker has computed."""
 
     async def claim(self, hashes: Sequence[bytes], *, is_eviction: bool) -> list[bytes]:
         """Takes blocks out of the index before their blobs are deleted, and returns those taken.
@@ -203,6 +216,15 @@ class MemoryBlockIndex:
         blocks = [self._stored(member[len(member) // 2 :]) for member in members]
         return blocks, members[-1] if len(members) == limit else b""
 
+    async def latest(self, fingerprint: bytes, limit: int) -> list[StoredBlock]:
+        """Lists blocks of a fingerprint, the last used first."""
+        names = [name for name, entry in self._entries.items() if entry.facts.fingerprint == fingerprint]
+        return [self._stored(name) for name in self._last_used_first(names)[: min(limit, MAX_LATEST)]]
+
+    async def count_computed(self, token_count: int) -> None:
+        """Counts tokens that a worker has computed."""
+        self._count(computed_token_count=token_count)
+
     async def claim(self, hashes: Sequence[bytes], *, is_eviction: bool) -> list[bytes]:
         """Takes blocks out of the index before their blobs are deleted."""
         now = self._clock()
@@ -255,7 +277,10 @@ class MemoryBlockIndex:
             if not member.startswith(parent):
                 break
             found.append(member[len(parent) :])
-        return sorted(found, key=lambda name: (-self._entries[name].used_at, name))[:MAX_NEXT]
+        return self._last_used_first(found)[:MAX_NEXT]
+
+    def _last_used_first(self, names: Sequence[bytes]) -> list[bytes]:
+        return sorted(names, key=lambda name: (-self._entries[name].used_at, name))
 
     def _forget(self, facts: BlockFacts) -> None:
         entry = self._entries.pop(facts.hash)

@@ -18,6 +18,7 @@ _MEANINGS = {
     "eviction_count": "KV blocks evicted.",
     "evicted_bytes": "Bytes of KV blocks evicted.",
     "reconciled_count": "Comparisons of blobs and index.",
+    "computed_token_count": "Tokens that workers have computed; bytes written are to be seen against them.",
 }
 
 

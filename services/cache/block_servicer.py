@@ -126,6 +126,17 @@ class BlockStoreServicer(BlockStoreServiceServicer):
         blocks, after = await self._store.index.page(request.page_token, request.page_size or _DEFAULT_PAGE)
         return pb.ListBlocksResponse(blocks=map(to_message, blocks), next_page_token=after)
 
+    async def ListHotBlocks(self, request: pb.ListHotBlocksRequest, context: Any) -> pb.ListHotBlocksResponse:
+        """Finds what a worker that starts should have in memory first."""
+        _check_hashes([request.fingerprint], "fingerprint")
+        blocks = await self._store.hottest(request.fingerprint, max_bytes=request.max_bytes)
+        return pb.ListHotBlocksResponse(blocks=map(to_message, blocks))
+
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Any) -> pb.CountTokensResponse:
+        """Notes how many tokens a worker has computed."""
+        await self._store.index.count_computed(request.computed_token_count)
+        return pb.CountTokensResponse()
+
     async def PruneBlocks(self, request: pb.PruneBlocksRequest, context: Any) -> pb.PruneBlocksResponse:
         """Deletes blocks."""
         if request.fingerprint:
@@ -166,6 +177,7 @@ class BlockStoreServicer(BlockStoreServiceServicer):
             eviction_count=counts.eviction_count,
             evicted_bytes=counts.evicted_bytes,
             backend=self._store.index.backend,
+            computed_token_count=counts.computed_token_count,
         )
 
 

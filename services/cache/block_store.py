@@ -11,8 +11,8 @@ from typing import Final
 import structlog
 
 from services.cache.blobs import Blobs
-from services.cache.block_index import BlockFacts, BlockIndex, StoredBlock
-from services.cache.eviction import Budget, choose_idle, choose_prunable, choose_victims
+from services.cache.block_index import MAX_LATEST, BlockFacts, BlockIndex, StoredBlock
+from services.cache.eviction import Budget, choose_hottest, choose_idle, choose_prunable, choose_victims
 from services.shared.errors import BlockBusy, BlockNotFound, InvalidRequest, StoreFull
 from services.shared.keyring import Keyring
 from services.shared.sealing import (
@@ -149,6 +149,11 @@ class BlockStore:
             more, after = await self.index.page(after, PAGE_BLOCKS)
             blocks += more
         return blocks
+
+    async def hottest(self, fingerprint: bytes, *, max_bytes: int) -> list[StoredBlock]:
+        """Lists what is most valuable of a fingerprint, each block behind its parent."""
+        latest = await self.index.latest(fingerprint, MAX_LATEST)
+        return await asyncio.to_thread(choose_hottest, latest, max_bytes=max_bytes, now=self._clock())
 
     async def prune(
         self, *, max_bytes: int | None = None, idle_seconds: float | None = None, fingerprint: bytes = b""

@@ -80,6 +80,48 @@ def choose_victims(blocks: Collection[StoredBlock], *, surplus_bytes: int, now: 
     return victims
 
 
+def choose_hottest(blocks: Collection[StoredBlock], *, max_bytes: int, now: float) -> list[StoredBlock]:
+    """Chooses the most valuable blocks that have so many bytes together, best first and each behind its parent.
+
+    A block is worth at least what any block behind it is. One whose parent is neither chosen nor the fingerprint can't
+    be reached by any prompt and is left out.
+    """
+    children: dict[bytes, list[StoredBlock]] = {}
+    for block in blocks:
+        children.setdefault(block.facts.parent, []).append(block)
+    values = _values_with_followers(blocks, now)
+
+    def ranked(block: StoredBlock) -> tuple[float, float, bytes]:
+        return -values[block.facts.hash], -block.used_at, block.facts.hash
+
+    known = {block.facts.hash: block for block in blocks}
+    heap = [ranked(block) for block in blocks if block.facts.parent == block.facts.fingerprint]
+    heapq.heapify(heap)
+    chosen: list[StoredBlock] = []
+    left_bytes = max_bytes
+    while heap:
+        block = known[heapq.heappop(heap)[-1]]
+        if block.facts.size_bytes > left_bytes:
+            continue
+        left_bytes -= block.facts.size_bytes
+        chosen.append(block)
+        for child in children.get(block.facts.hash, ()):
+            heapq.heappush(heap, ranked(child))
+    return chosen
+
+
+def _values_with_followers(blocks: Collection[StoredBlock], now: float) -> dict[bytes, float]:
+    """The value of each block, or of the most valuable one behind it if that is higher."""
+    known = {block.facts.hash: block for block in blocks}
+    values: dict[bytes, float] = {}
+    for block in blocks:
+        value, name = value_per_byte(block, now), block.facts.hash
+        while name in known and value > values.get(name, -1.0):
+            values[name] = value
+            name = known[name].facts.parent
+    return values
+
+
 def choose_idle(blocks: Collection[StoredBlock], *, idle_seconds: float, now: float) -> list[StoredBlock]:
     """Chooses all blocks that have not been used for so long, and that nothing used since then follows."""
     kept: set[bytes] = set()

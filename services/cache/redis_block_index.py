@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from services.cache.block_index import (
+    MAX_LATEST,
     MAX_NEXT,
     REMOVAL_SECONDS,
     BlockCounts,
@@ -64,6 +65,15 @@ class RedisBlockIndex:
         """Lists blocks, those of one parent together."""
         found, last = await self._run("page", after, limit)
         return [_stored(values) for values in found], last if len(found) == limit else b""
+
+    async def latest(self, fingerprint: bytes, limit: int) -> list[StoredBlock]:
+        """Lists blocks of a fingerprint, the last used first."""
+        found = [_stored(values) for values in await self._run("latest", fingerprint, min(limit, MAX_LATEST))]
+        return sorted(found, key=lambda block: (-block.used_at, block.facts.hash))  # Redis sorts equals the other way
+
+    async def count_computed(self, token_count: int) -> None:
+        """Counts tokens that a worker has computed."""
+        await self._run("count_computed", token_count)
 
     async def claim(self, hashes: Sequence[bytes], *, is_eviction: bool) -> list[bytes]:
         """Takes blocks out of the index before their blobs are deleted."""

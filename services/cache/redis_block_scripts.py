@@ -128,6 +128,22 @@ local found = {}
 for place, member in ipairs(members) do found[place] = stored(string.sub(member, 33)) end
 return {found, members[#members] or ''}
 """
+_LATEST: Final = """
+local fingerprint, limit, found = ARGV[2], tonumber(ARGV[3]), {}
+for start = 0, 19000, 1000 do
+  local names = redis.call('ZREVRANGE', uses, start, start + 999)
+  for _, hash in ipairs(names) do
+    if #found >= limit then return found end
+    local entry = redis.call('HGET', blocks, hash)
+    if entry and string.sub(entry, -64, -33) == fingerprint then found[#found + 1] = stored(hash) end
+  end
+  if #names < 1000 then break end
+end
+return found
+"""
+_COUNT_COMPUTED: Final = """
+redis.call('HINCRBY', counts, 'computed_token_count', ARGV[2])
+"""
 _CLAIM: Final = """
 local until_time, is_eviction, taken = ARGV[2], ARGV[3] == '1', {}
 for place = 4, #ARGV do
@@ -167,6 +183,8 @@ SCRIPTS: Final = {
     "release": _COMMON + _RELEASE,
     "pin": _COMMON + _PIN,
     "page": _COMMON + _PAGE,
+    "latest": _COMMON + _LATEST,
+    "count_computed": _COMMON + _COUNT_COMPUTED,
     "claim": _COMMON + _CLAIM,
     "drop": _COMMON + _DROP,
     "finish": _COMMON + _FINISH,

@@ -47,6 +47,15 @@ class NextBlock:
 
 
 @dataclass(frozen=True)
+class HotBlock:
+    """A stored block that is worth having in memory."""
+
+    hash: bytes
+    size_bytes: int
+    """Sealed; a little more than its state."""
+
+
+@dataclass(frozen=True)
 class StoredChain:
     """What is stored of a prompt: its longest beginning and what follows that, last used first; guarded by a lease."""
 
@@ -111,6 +120,33 @@ class BlockClient:
         used_names = list(used)
         if chain.lease_id or used_names:
             await self._release(pb.ReleaseBlocksRequest(lease_id=chain.lease_id, hashes=names, used_hashes=used_names))
+
+    async def hottest(self, *, max_bytes: int) -> tuple[HotBlock, ...]:
+        """Finds the most valuable blocks that have so many bytes together, each behind its parent; counts nothing."""
+        if not await self.knows_key() or self._trouble.is_paused:
+            return ()
+        request = pb.ListHotBlocksRequest(fingerprint=self._fingerprint, max_bytes=max_bytes)
+        try:
+            answer = await self._stub.ListHotBlocks(request, timeout=_TRANSFER_SECONDS)
+        except AioRpcError as error:
+            self._trouble.failed(Use.ASKING, error)
+            return ()
+        self._trouble.worked(Use.ASKING)
+        return tuple(HotBlock(block.hash, block.size_bytes) for block in answer.blocks)
+
+    async def count_tokens(self, computed_count: int) -> bool:
+        """Tells the store's statistics how many tokens were computed; says whether that arrived."""
+        if self._trouble.is_paused:
+            return False
+        try:
+            await self._stub.CountTokens(
+                pb.CountTokensRequest(computed_token_count=computed_count), timeout=_CALL_SECONDS
+            )
+        except AioRpcError as error:
+            self._trouble.failed(Use.ASKING, error)
+            return False
+        self._trouble.worked(Use.ASKING)
+        return True
 
     async def get(self, block_hash: bytes) -> OpenedBlock | None:
         """Reads and opens a block; None if that fails for whatever reason."""

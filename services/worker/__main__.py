@@ -74,7 +74,7 @@ async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine
     serve_metrics(settings.metrics_port)
 
     async with (
-        _stored_tier(settings, loaded) as stored,
+        _stored_tier(settings, loaded, engine) as stored,
         running_server(
             settings.listen,
             partial(add_InferenceServiceServicer_to_server, _servicer(settings, loaded, engine, worker_id, stored)),
@@ -93,7 +93,7 @@ async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine
 
 
 @asynccontextmanager
-async def _stored_tier(settings: WorkerSettings, loaded: Loaded) -> AsyncIterator[StoredTier | None]:
+async def _stored_tier(settings: WorkerSettings, loaded: Loaded, engine: Engine) -> AsyncIterator[StoredTier | None]:
     """Connects host memory with the block store. Recurrent models keep whole states, in memory only."""
     if loaded.ram is None or not settings.kv_store or not loaded.model.forks_at_any_token:
         yield None
@@ -101,7 +101,13 @@ async def _stored_tier(settings: WorkerSettings, loaded: Loaded) -> AsyncIterato
     keyring = load_keyring(settings.state_directory / KEY_FILE, os.environ.get(KEY_VARIABLE, ""))
     async with open_block_client(settings.cache_address, fingerprint=loaded.fingerprint, keyring=keyring) as archive:
         await archive.knows_key()  # the log says so at once where it doesn't
-        stored = StoredTier(loaded.ram, archive, fingerprint=loaded.fingerprint)
+        stored = StoredTier(
+            loaded.ram, archive, fingerprint=loaded.fingerprint,
+            written_bytes_per_token=settings.written_bytes_per_token,
+            is_computing=lambda: engine.load().running_count > 0,
+        )  # fmt: skip
+        metrics.observe_store(stored, model=settings.name)
+        stored.warm(loaded.ram.budget_bytes // 2 if settings.warm_bytes is None else settings.warm_bytes)
         try:
             yield stored
         finally:

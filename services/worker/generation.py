@@ -32,6 +32,8 @@ class Generation:
     is_batch: bool = False
     keeps_state: bool = True
     """Whether its KV state is parked when it ends."""
+    kept_count: int | None = None
+    """How many of its tokens' state is parked at most; all by default."""
     top_logprobs: int | None = None
     call_grammar: str = ""
     """What a call must look like from its opening on; empty lets it be anything."""
@@ -87,6 +89,12 @@ class Generation:
     def generated_count(self) -> int:
         """Tokens generated so far."""
         return len(self.tokens) - self.prompt_token_count
+
+    @property
+    def kept_tokens(self) -> list[int]:
+        """The tokens whose state is parked when it ends."""
+        count = self.computed_count if self.kept_count is None else min(self.kept_count, self.computed_count)
+        return self.tokens[:count]
 
     @property
     def is_complete(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from services.worker.blocks import BLOCK_TOKENS, BlockStore, HashedTokens, StoredPiece, as_tokens, stored_pieces
+from services.worker.blocks import BLOCK_TOKENS, BlockStore, HashedTokens, StoredPiece, Tokens, as_tokens, stored_pieces
 from services.worker.checkpoints import Checkpoints
 from services.worker.kv_state import StateLost
 from services.worker.parked_sequences import KvMemory, ParkedSequences
@@ -131,12 +131,17 @@ class KvPool(ParkedSequences):
         return sequence_id
 
     def park(self, sequence_id: int, ids: Sequence[int], *, now: float) -> None:
-        """Keeps the state of a sequence that ended."""
+        """Keeps the state of a sequence that ended, as far as these tokens go."""
         if not self.forks or not ids:
             self.checkpoint(sequence_id, ids)
             self.close(sequence_id)
             return
         new = Parked(sequence_id, self.key(ids), now)
+        if len(ids) < self._ledger.length(sequence_id):
+            self.truncate(sequence_id, len(ids))
+            if self._is_parked(new.known.tokens, except_id=sequence_id):
+                self.close(sequence_id)
+                return
         self._tree.truncate(sequence_id, len(ids))
         self._tree.append(sequence_id, new.known.tokens[self._tree.length(sequence_id) :])
         for old_id in self._tree.beginnings(new.known.tokens):
@@ -203,6 +208,12 @@ class KvPool(ParkedSequences):
             return None
         self._ledger.extend(sequence_id, checkpoint.length)
         return Match(sequence_id, checkpoint.length)
+
+    def _is_parked(self, tokens: Tokens, *, except_id: int) -> bool:
+        """Whether a parked sequence begins with tokens."""
+        self._tree.remove(except_id)
+        found = self._tree.longest_match(tokens)
+        return found is not None and found[1] == len(tokens) and found[0] in self._parked
 
     def _fetch_target(self, wanted: HashedTokens, match: Match | None, now: float) -> int:
         """The parked sequence that fetched blocks are appended to: the matched one if all of it matches, or a fork."""

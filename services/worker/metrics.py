@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from services.worker.engine import Engine
 from services.worker.ram_tier import RamTier
 from services.worker.speculation.request import SOURCES
+from services.worker.stored_tier import StoredTier
 
 _RUNNING = Gauge("localcode_worker_running_requests", "Requests that hold a slot.", ["model"])
 _WAITING = Gauge("localcode_worker_waiting_requests", "Requests that wait for a slot.", ["model"])
@@ -37,6 +38,31 @@ class GuessCollector(Collector):
             for source in SOURCES:
                 family.add_metric([self._model, source], counts[source])
             yield family
+
+
+class StoreCollector(Collector):
+    """Counts what a worker writes to the block store, beside the tokens that it computes, and reads ahead."""
+
+    def __init__(self, stored: StoredTier, model: str) -> None:
+        self._stored, self._model = stored, model
+
+    def collect(self) -> Iterator[Metric]:
+        """Reads the tier."""
+        wear = self._stored.writer.wear
+        for name, help_text, count in (
+            ("kv_written_bytes", "Bytes of KV state written to the store.", wear.written_bytes),
+            ("computed_tokens", "Tokens whose KV state was computed.", wear.computed_count),
+            ("kv_prefetched_tokens", "Tokens whose KV state was brought into host memory ahead.",
+             self._stored.prefetcher.token_count),
+        ):  # fmt: skip
+            family = CounterMetricFamily(f"localcode_worker_{name}", help_text, labels=["model"])
+            family.add_metric([self._model], count)
+            yield family
+
+
+def observe_store(stored: StoredTier, *, model: str) -> None:
+    """Reports the tier below host memory from now on."""
+    REGISTRY.register(StoreCollector(stored, model))
 
 
 def observe(engine: Engine, *, model: str, ram: RamTier | None) -> None:

@@ -18,6 +18,7 @@ from services.worker.replay import ReplayMemory, Spoken, Transcript, opening_of
 from services.worker.sampling_options import SamplingOptions, check_bounds
 from services.worker.scheduler import shared_length
 from services.worker.settings import WorkerSettings
+from services.worker.system_prefix import SystemPrefix
 from services.worker.tool_calls import pick_format
 from services.worker.tool_calls.grammar import call_grammar, offered_call_grammar
 
@@ -48,6 +49,8 @@ class Prepared:
     """The end of the prompt's text."""
     checkpoints: tuple[int, ...] = ()
     """Lengths of the prompt at which a state that can't be cut is worth keeping."""
+    system_token_count: int = 0
+    """Tokens of the prompt's beginning that are tools and system text."""
 
 
 class Preparer:
@@ -70,6 +73,7 @@ class Preparer:
         )
         self._context_length, self._now = context_length, now
         self.replays = ReplayMemory()
+        self._system_prefix = SystemPrefix(lambda chat: self.render(chat)[1])
 
     def prepare(self, request: pb.GenerateRequest) -> Prepared:
         """Validates, renders and tokenizes a request."""
@@ -89,7 +93,7 @@ class Preparer:
         call_grammar = self._call_grammar(request, options)
         return Prepared(
             tokens, min(wanted, left), options, reasoning, call_grammar, opening_of(text),
-            self._checkpoints(request, tokens),
+            self._checkpoints(request, tokens), self._system_prefix.token_count(request.chat, tokens),
         )  # fmt: skip
 
     def render(self, chat: pb.ChatPrompt) -> tuple[str, list[int]]:

@@ -1,5 +1,6 @@
 """KV blocks in host memory, under a byte budget."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -43,6 +44,8 @@ class RamTier:
         self._guard = threading.RLock()
         self.on_put: Callable[[Block], None] | None = None
         """Told of each block that the engine puts here."""
+        self.expected_uses: Callable[[bytes], float] = lambda _hash: 1.0
+        """How often a block will probably be used, beside what its own uses say."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -55,6 +58,11 @@ class RamTier:
     def contains(self, block_hash: bytes) -> bool:
         """Whether a block is here."""
         return block_hash in self._kept
+
+    def peek(self, block_hash: bytes) -> Block | None:
+        """Reads a block without counting that as a use."""
+        kept = self._kept.get(block_hash)
+        return kept.block if kept else None
 
     def get(self, block_hash: bytes) -> Block | None:
         """Reads a block and counts the use."""
@@ -73,13 +81,22 @@ class RamTier:
 
     def keep(self, block: Block) -> bool:
         """Keeps a block, dropping the least valuable ones; partial blocks that it continues become superfluous."""
+        return self._keep(block, most_dropped_value=math.inf)
+
+    def offer(self, block: Block) -> bool:
+        """Keeps a block that nobody waits for, if there is room or what must go for it is worth less."""
+        return self._keep(block, most_dropped_value=self._value(_Kept(block, self._clock())))
+
+    def _keep(self, block: Block, *, most_dropped_value: float) -> bool:
         with self._guard:
             if block.hash in self._kept or block.data.nbytes > self.budget_bytes:
                 return False
             use_count = self._absorb_beginnings(block)
             while self._used_bytes + block.data.nbytes > self.budget_bytes:
-                if not self._drop_least_valuable(except_hash=block.parent):
+                victim = self._least_valuable(except_hash=block.parent)
+                if victim is None or self._value(victim) >= most_dropped_value:
                     return False
+                self.discard(victim.block.hash)
             self._kept[block.hash] = _Kept(block, self._clock(), use_count)
             self._children.setdefault(block.parent, set()).add(block.hash)
             self._used_bytes += block.data.nbytes
@@ -118,15 +135,10 @@ class RamTier:
                 self.discard(name)
         return use_count
 
-    def _drop_least_valuable(self, *, except_hash: bytes) -> bool:
-        now = self._clock()
+    def _least_valuable(self, *, except_hash: bytes) -> _Kept | None:
         leaves = (kept for name, kept in self._kept.items() if name not in self._children and name != except_hash)
-        victim = min(
-            leaves,
-            key=lambda kept: (value_per_byte(kept.block, kept.use_count, now - kept.last_used_at), kept.last_used_at),
-            default=None,
-        )
-        if victim is None:
-            return False
-        self.discard(victim.block.hash)
-        return True
+        return min(leaves, key=lambda kept: (self._value(kept), kept.last_used_at), default=None)
+
+    def _value(self, kept: _Kept) -> float:
+        value = value_per_byte(kept.block, kept.use_count, self._clock() - kept.last_used_at)
+        return value * self.expected_uses(kept.block.hash)

@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from collections.abc import Sequence
 
 from services.worker.generation import NO_SEQUENCE, Generation
 from services.worker.kv_pool import KvPool
@@ -79,7 +80,7 @@ class Requests:
 
     def preempt(self, generation: Generation) -> None:
         """Takes the slot of a request, which continues later; its stream only pauses."""
-        self._release(generation, keeps_state=True)
+        self._release(generation, generation.tokens[: generation.computed_count])
         generation.computed_count = 0
         self.waiting.append(generation)
 
@@ -87,7 +88,7 @@ class Requests:
         """Frees what a request held; its KV state stays parked."""
         if generation.is_running:
             self.drop_guesses(generation)
-            self._release(generation, keeps_state=generation.keeps_state)
+            self._release(generation, generation.kept_tokens if generation.keeps_state else None)
         else:
             self.waiting.remove(generation)
         generation.sampler.close()
@@ -100,12 +101,11 @@ class Requests:
             self._pool.truncate(generation.sequence_id, generation.computed_count)
             generation.guessed_count = 0
 
-    def _release(self, generation: Generation, *, keeps_state: bool) -> None:
-        if keeps_state:
-            computed = generation.tokens[: generation.computed_count]
-            self._pool.park(generation.sequence_id, computed, now=time.monotonic())
-        else:
+    def _release(self, generation: Generation, kept_tokens: Sequence[int] | None) -> None:
+        if kept_tokens is None:
             self._pool.close(generation.sequence_id)
+        else:
+            self._pool.park(generation.sequence_id, kept_tokens, now=time.monotonic())
         self.released_count += 1
         self._speculator.release(generation)
         generation.sequence_id = NO_SEQUENCE

@@ -21,7 +21,7 @@ from services.worker.replay import Transcript
 from services.worker.sampling import Sampler
 from services.worker.speculation import SpeculationOptions
 from services.worker.speculation.options import merge_options
-from services.worker.stored_tier import StoredTier
+from services.worker.stored_tier import StoredTier, Visit
 from services.worker.tool_calls import Format
 
 
@@ -59,10 +59,9 @@ class InferenceServicer(InferenceServiceServicer):
         self._check_model(request.model)
         arrived_at = time.monotonic()
         prepared, sampler = await asyncio.to_thread(self._prepare, request)
-        fetched_count = await self._fetch(request, prepared)
+        visit = await self._visit(request, prepared)
         transcript = Transcript()
-        async with self._submitted(request, prepared, sampler, arrived_at) as (generation, events):
-            generation.fetched_count = fetched_count
+        async with self._submitted(request, prepared, sampler, arrived_at, visit) as (generation, events):
             yield self._admitted(prepared)
             while True:
                 event = await events.get()
@@ -72,6 +71,8 @@ class InferenceServicer(InferenceServiceServicer):
                 if event.HasField("finish") and _is_whole(request, event.finish):
                     token_ids = generation.tokens[generation.prompt_token_count :]
                     self._preparer.remember(request, prepared, transcript, token_ids)
+                if event.HasField("finish"):
+                    self._note_end(visit, generation)
                 yield event
                 if event.HasField("finish"):
                     return
@@ -112,23 +113,38 @@ class InferenceServicer(InferenceServiceServicer):
         sampler.read_prompt(prepared.tokens)
         return prepared, sampler
 
-    async def _fetch(self, request: pb.GenerateRequest, prepared: Prepared) -> int:
-        """Brings stored state of the prompt within the engine's reach; how many tokens' state."""
-        if self._stored is None or request.context.request_class in BATCH_CLASSES:
-            return 0
-        return await self._stored.fetch(prepared.tokens, prefill_rate=self._engine.load().prefill_tokens_per_second)
+    async def _visit(self, request: pb.GenerateRequest, prepared: Prepared) -> Visit | None:
+        """Brings stored state of the prompt within the engine's reach."""
+        if self._stored is None:
+            return None
+        return await self._stored.begin(
+            prepared.tokens, request_class=request.context.request_class,
+            system_token_count=prepared.system_token_count,
+            prefill_rate=self._engine.load().prefill_tokens_per_second,
+        )  # fmt: skip
+
+    def _note_end(self, visit: Visit | None, generation: Generation) -> None:
+        """Takes note of a sequence that ended, so that its state is written and brought back in time."""
+        if self._stored is None or visit is None:
+            return
+        tokens = generation.tokens[: generation.computed_count]
+        computed_count = max(0, generation.computed_count - generation.cached.count)
+        has_called = generation.answer.has_tool_calls
+        self._stored.end(visit, tokens, computed_count=computed_count, goes_on=has_called)
 
     @asynccontextmanager
     async def _submitted(
-        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, arrived_at: float
+        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, arrived_at: float, visit: Visit | None
     ) -> AsyncIterator[tuple[Generation, asyncio.Queue[Event]]]:
         events: asyncio.Queue[Event] = asyncio.Queue()
         generation = self._generation(request, prepared, sampler, events, arrived_at)
+        _keep_what_returns(generation, visit)
         self._engine.submit(generation)
         try:
             yield generation, events
         finally:
             self._engine.cancel(generation)
+            self._note_end(visit, generation)
 
     def _generation(
         self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, events: asyncio.Queue[Event],
@@ -177,6 +193,16 @@ class InferenceServicer(InferenceServiceServicer):
         known = (self._description.name, *self._description.aliases)
         if name and name not in known:
             raise ModelNotFound(f"The model {name!r} is not served here; try {', '.join(known)}.", param="model")
+
+
+def _keep_what_returns(generation: Generation, visit: Visit | None) -> None:
+    """Of a request that nobody continues only that state is kept which an earlier prompt had too."""
+    if visit is None:
+        return
+    generation.fetched_count = visit.fetched_count
+    if generation.is_batch:
+        generation.keeps_state = visit.returning_count > 0
+        generation.kept_count = visit.returning_count
 
 
 def _is_whole(request: pb.GenerateRequest, finish: pb.Finish) -> bool:

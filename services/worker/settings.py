@@ -57,6 +57,11 @@ class WorkerSettings(ServiceSettings):
     """Whether KV state is kept in the cache service's store too, where it outlives this process."""
     state_directory: Path = platformdirs.user_state_path("localcode")
     """Where the key is kept that seals stored state."""
+    warm_bytes: int | None = Field(default=None, ge=0)
+    """Bytes of stored KV state, the most valuable, that are brought into host memory at the start; unset means half of
+    that memory; 0 is none."""
+    written_bytes_per_token: PositiveInt | None = None
+    """Most bytes of KV state written to the store for each token that is computed; unset means all that is worth it."""
     kv_salt: str = ""
     """Separates stored KV state from that of others who share the store."""
     digests_path: Path = Field(default_factory=lambda: platformdirs.user_cache_path("localcode") / "digests.json")

@@ -1,44 +1,43 @@
 """The tiers below host memory: KV blocks in the store of the cache service, which outlive this process.
 
-What the engine gives to host memory is written behind its back, full blocks at once, the partial one at a sequence's
-end only after some quiet, because the next turn makes it superfluous. Before a request is queued, what the store holds
-of its prompt is brought into host memory, from where the engine restores it like everything else.
+What the engine gives to host memory is written behind its back (`block_writer.py`), as far as that is worth it. Before
+a request is queued, what the store holds of its prompt is brought into host memory, from where the engine restores it
+like everything else; what will be asked for soon is brought there ahead (`prefetch.py`).
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 import numpy as np
-import structlog
 
-from services.shared.block_client import OpenedBlock, StoredChain
-from services.shared.sealing import BlockHeader, Buffer
-from services.worker.blocks import BLOCK_TOKENS, Block, HashedTokens
+from localcode.inference.v1 import inference_pb2 as pb
+from services.shared.block_client import HotBlock, OpenedBlock, StoredChain
+from services.worker import block_writer
+from services.worker.block_history import BlockHistory
+from services.worker.block_writer import BlockWriter
+from services.worker.blocks import BLOCK_TOKENS, Block, HashedTokens, as_tokens, block_hash, block_hashes
+from services.worker.measured_rate import MeasuredRate
+from services.worker.prefetch import Prefetcher
 from services.worker.ram_tier import RamTier
+from services.worker.write_policy import WearBudget
 
-_QUIET_SECONDS: Final = 5.0
-_MOST_WAITING_SHARE: Final = 0.5  # of host memory's budget: what waits may have left it
-_RETRY_SECONDS: Final = 1.0
-_CLOSE_SECONDS: Final = 5.0
+_MOST_WAITING_SHARE: Final = 0.5  # of host memory's budget: what waits to be written may have left it
 _MOST_BRANCHES: Final = 4  # blocks behind the longest stored beginning that are looked into for a partial match
-_SHORTEST_TAIL: Final = 32  # tokens; fewer are computed sooner than they are written
-_WEIGHT_OF_NEW: Final = 0.25
-_log = structlog.get_logger(__name__)
 
 
-class BlockArchive(Protocol):
+class BlockArchive(block_writer.Archive, Protocol):
     """The store of blocks (`BlockClient`). Nothing in it raises: what fails is a miss."""
-
-    @property
-    def is_away(self) -> bool:
-        """Whether nobody answered when the store was last asked."""
-        ...
 
     async def lookup(self, hashes: Sequence[bytes], *, peek: bool = False) -> StoredChain:
         """Finds the longest stored beginning of a chain."""
+        ...
+
+    async def hottest(self, *, max_bytes: int) -> Sequence[HotBlock]:
+        """Finds the most valuable blocks that have so many bytes together, each behind its parent."""
         ...
 
     async def release(self, chain: StoredChain, *, used: Sequence[bytes] = ()) -> None:
@@ -49,26 +48,48 @@ class BlockArchive(Protocol):
         """Reads a block."""
         ...
 
-    async def put(self, block_hash: bytes, header: BlockHeader, state: Buffer) -> bool:
-        """Stores a block."""
-        ...
+
+@dataclass(eq=False)
+class Visit:
+    """A request, as far as the store has to do with it."""
+
+    hashes: tuple[bytes, ...]
+    """Of the prompt's full blocks."""
+    request_class: "pb.RequestClass.ValueType"
+    fetched_count: int
+    """Tokens whose state was brought into host memory for it."""
+    returning_count: int
+    """Tokens at the prompt's beginning, in whole blocks, that an earlier prompt had too."""
+    is_open: bool = True
 
 
 class StoredTier:
     """Moves blocks between host memory and the store, on the event loop; never in the engine's way."""
 
-    def __init__(self, ram: RamTier, archive: BlockArchive, *, fingerprint: bytes) -> None:
+    def __init__(
+        self, ram: RamTier, archive: BlockArchive, *, fingerprint: bytes, written_bytes_per_token: int | None = None,
+        is_computing: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
         self._ram, self._archive, self._fingerprint = ram, archive, fingerprint
-        self._waiting: asyncio.Queue[Block] = asyncio.Queue()  # bounded by the bytes in it
-        self._waiting_bytes, self._most_waiting_bytes = 0, int(ram.budget_bytes * _MOST_WAITING_SHARE)
-        self._was_full = False
-        self._unfinished: list[Block] = []
-        self._tails: dict[bytes, tuple[float, Block]] = {}
-        """By parent: the latest partial block behind it, and when it came."""
-        self._fetch_rate: float | None = None
+        self._history = BlockHistory()
+        self._fetch_rate = MeasuredRate()
+        self._fetching_count = 0
         self._loop = asyncio.get_running_loop()
-        self._tasks = [asyncio.create_task(self._write_full()), asyncio.create_task(self._write_tails())]
+        self.writer = BlockWriter(
+            archive, self._history, fetch_rate=self._fetch_rate, wear=WearBudget(written_bytes_per_token),
+            find=ram.peek, most_waiting_bytes=int(ram.budget_bytes * _MOST_WAITING_SHARE),
+        )  # fmt: skip
+        self.prefetcher = Prefetcher(
+            ram, archive, self._read, is_fetching=lambda: self._fetching_count > 0, is_computing=is_computing
+        )
+        self._tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self.prefetcher.run())]
         ram.on_put = self._note_put
+        ram.expected_uses = self._history.expected_uses
+
+    def warm(self, max_bytes: int) -> None:
+        """Begins to fill host memory with the most valuable blocks of the store, in the background."""
+        if max_bytes:
+            self._tasks.append(asyncio.create_task(self.prefetcher.warm(max_bytes)))
 
     async def close(self) -> None:
         """Writes what is waiting, then ends."""
@@ -78,99 +99,85 @@ class StoredTier:
         for task in self._tasks:
             with suppress(asyncio.CancelledError):
                 await task
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._write_rest()
+        await self.writer.close()
 
-    async def _write_rest(self) -> None:
-        rest = [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
-        for block in (*self._unfinished, *rest, *(tail for _, tail in self._tails.values())):
-            if not await self._write(block) and self._archive.is_away:
-                return
-
-    async def fetch(self, tokens: Sequence[int], *, prefill_rate: float) -> int:
-        """Brings into host memory what is stored of a prompt and not there; returns how many tokens that was."""
-        if self._fetch_rate is not None and self._fetch_rate < prefill_rate:
-            self._fetch_rate *= 1 + _WEIGHT_OF_NEW  # tried again some time: disks and networks recover
-            return 0
+    async def begin(
+        self, tokens: Sequence[int], *, request_class: "pb.RequestClass.ValueType", system_token_count: int,
+        prefill_rate: float,
+    ) -> Visit:  # fmt: skip
+        """Takes note of a prompt that arrives, the first tokens of which are tools and system text, and fetches."""
         wanted = await asyncio.to_thread(HashedTokens, tokens, self._fingerprint)
+        hashes = tuple(wanted.hash(index) for index in range(len(wanted) // BLOCK_TOKENS))
+        returning = next((i for i, name in enumerate(hashes) if not self._history.seen_count(name)), len(hashes))
+        self._history.note_prompt(
+            hashes, request_class=request_class, system_block_count=system_token_count // BLOCK_TOKENS
+        )
+        self.writer.reconsider(hashes)
+        fetched_count = await self.fetch(wanted, prefill_rate=prefill_rate)
+        return Visit(hashes, request_class, fetched_count, returning * BLOCK_TOKENS)
+
+    def end(self, visit: Visit, tokens: Sequence[int], *, computed_count: int, goes_on: bool) -> None:
+        """Takes note of what became of a request: the tokens of its sequence, and how many of them were computed.
+
+        `goes_on` says that the answer called a tool: the next prompt will begin with all of this. Only the first call
+        for a request counts.
+        """
+        if not visit.is_open:
+            return
+        visit.is_open = False
+        parent = visit.hashes[-1] if visit.hashes else self._fingerprint
+        behind = as_tokens(tokens[len(visit.hashes) * BLOCK_TOKENS :])
+        full = (*visit.hashes, *block_hashes(behind, parent))
+        tail = behind[len(behind) // BLOCK_TOKENS * BLOCK_TOKENS :]
+        last = block_hash(full[-1] if full else self._fingerprint, tail)
+        self._history.note_answer((*full, last), request_class=visit.request_class, goes_on=goes_on)
+        self.writer.note_computed(computed_count)
+        if goes_on:
+            self.prefetcher.expect(full)
+
+    async def fetch(self, wanted: HashedTokens, *, prefill_rate: float) -> int:
+        """Brings into host memory what is stored of a prompt and not there; returns how many tokens that was."""
+        if not self._fetch_rate.beats(prefill_rate):
+            self._fetch_rate.recover()
+            return 0
         hashes = [wanted.hash(index) for index in range((len(wanted) - 1) // BLOCK_TOKENS)]
         known = next((index for index, name in enumerate(hashes) if not self._ram.contains(name)), len(hashes))
         if known == len(hashes) and self._ram.contains(wanted.hash(known)):
             return 0
+        self._fetching_count += 1
+        try:
+            return await self._fetch(hashes, known)
+        finally:
+            self._fetching_count -= 1
+
+    async def _fetch(self, hashes: Sequence[bytes], known: int) -> int:
         chain = await self._archive.lookup(hashes)
+        self.writer.note_lookup(chain.hashes, hashes[len(chain.hashes) :])
         started = time.monotonic()
-        names = list(chain.hashes[known:])
         used = [block.hash for block in chain.next[:_MOST_BRANCHES] if not self._ram.contains(block.hash)]
-        count = await self._read([*names, *used])
+        blocks = await asyncio.gather(*map(self._read_and_keep, [*chain.hashes[known:], *used]))
         await self._archive.release(chain, used=used)
+        count = sum(blocks)
         if count:
-            self._note_rate(count / max(time.monotonic() - started, 1e-6))
+            self._fetch_rate.observe(count, time.monotonic() - started)
         return count
 
-    async def _read(self, names: Sequence[bytes]) -> int:
-        count = 0
-        for found in asyncio.as_completed([self._read_one(name) for name in names]):
-            count += await found
-        return count
+    async def _read_and_keep(self, name: bytes) -> int:
+        block = await self._read(name)
+        if block is None:
+            return 0
+        self._ram.keep(block)
+        return len(block.tokens)
 
-    async def _read_one(self, name: bytes) -> int:
+    async def _read(self, name: bytes) -> Block | None:
         opened = await self._archive.get(name)
         if opened is None:
-            return 0
+            return None
         header = opened.header
         tokens = np.frombuffer(header.tokens, dtype="<i4").astype(np.int32)
         data = np.frombuffer(opened.state, dtype=np.uint8)
-        self._ram.keep(Block(name, header.parent, tokens, data, header.recompute_seconds))
-        return len(tokens)
-
-    def _note_rate(self, rate: float) -> None:
-        known = self._fetch_rate
-        self._fetch_rate = rate if known is None else known + _WEIGHT_OF_NEW * (rate - known)
+        return Block(name, header.parent, tokens, data, header.recompute_seconds)
 
     def _note_put(self, block: Block) -> None:
         """Called by the engine thread."""
-        self._loop.call_soon_threadsafe(self._take, block)
-
-    def _take(self, block: Block) -> None:
-        if len(block.tokens) < BLOCK_TOKENS:
-            if len(block.tokens) >= _SHORTEST_TAIL:
-                self._tails[block.parent] = (time.monotonic(), block)
-            return
-        self._tails.pop(block.parent, None)
-        is_full = self._waiting_bytes + block.data.nbytes > self._most_waiting_bytes
-        if is_full and not self._was_full:
-            _log.warning("kv_blocks_not_stored", reason="the store is away" if self._archive.is_away else "too slow")
-        self._was_full = is_full
-        if not is_full:
-            self._waiting_bytes += block.data.nbytes
-            self._waiting.put_nowait(block)
-
-    async def _write_full(self) -> None:
-        while True:
-            block = await self._waiting.get()
-            await self._write_until_stored(block)
-            self._waiting_bytes -= block.data.nbytes
-
-    async def _write_until_stored(self, block: Block) -> None:
-        """Writes a block, waiting for a store that is away: with a gap in it nothing behind that would be found."""
-        try:
-            while not await self._write(block) and self._archive.is_away:  # noqa: ASYNC110
-                await asyncio.sleep(_RETRY_SECONDS)
-        except asyncio.CancelledError:
-            self._unfinished.append(block)
-            raise
-
-    async def _write_tails(self) -> None:
-        while True:
-            await asyncio.sleep(_QUIET_SECONDS / 2)
-            now = time.monotonic()
-            ripe = [parent for parent, (since, _) in self._tails.items() if now - since >= _QUIET_SECONDS]
-            for parent in ripe:
-                _, block = self._tails.pop(parent)
-                await self._write_until_stored(block)
-
-    async def _write(self, block: Block) -> bool:
-        tokens = block.tokens.astype("<i4", copy=False).tobytes()
-        header = BlockHeader(block.parent, tokens, block.recompute_seconds)
-        return await self._archive.put(block.hash, header, block.data.data)
+        self._loop.call_soon_threadsafe(self.writer.take, block)

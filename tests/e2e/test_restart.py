@@ -49,5 +49,5 @@ def test_a_prompt_that_was_read_before_the_worker_was_killed_is_not_read_again(s
 
     wait_until(is_answered, 60, system.tail)
     details = answers[0].usage.prompt_tokens_details
-    assert details.cached_from["disk"] >= full_blocks * 256
+    assert details.cached_from["disk"] + details.cached_from["ram"] >= full_blocks * 256  # memory may be warmed by now
     assert answers[0].choices[0].message.content == first.choices[0].message.content == GREETING

@@ -1,6 +1,7 @@
 """What every index of KV blocks must do; run against the one in memory, a fake Redis and a real Valkey."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -207,3 +208,25 @@ class BlockIndexContract:
         answer = await index.lookup(ROOT, asked, lease=Lease("one", clock.now + 10), counts=True)
         assert len(answer.prefix) == 200
         assert (await index.counts()).miss_count == 3896
+
+    async def test_the_last_used_of_a_fingerprint_come_first_and_nothing_is_counted(
+        self, index: BlockIndex, clock: Clock
+    ) -> None:
+        blocks, (foreign,) = chain("x", 4), chain("y", 1)
+        await add(index, [*blocks, replace(foreign, fingerprint=hashes("other", 1)[0])])
+        clock.now += 5
+        await index.use([blocks[2].hash, foreign.hash])
+        counts = await index.counts()
+        latest = await index.latest(ROOT, 3)
+        others = sorted(facts.hash for facts in (blocks[0], blocks[1], blocks[3]))
+        assert found(latest)[0] == blocks[2].hash
+        assert set(found(latest)[1:]) < set(others)
+        assert found(await index.latest(ROOT, 100)) == [blocks[2].hash, *others]
+        assert latest[0].hit_count == 1
+        assert await index.latest(bytes(32), 100) == []
+        assert await index.counts() == counts
+
+    async def test_computed_tokens_add_up(self, index: BlockIndex) -> None:
+        await index.count_computed(300)
+        await index.count_computed(11)
+        assert (await index.counts()).computed_token_count == 311

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.shared import blob_directory
-from services.worker import stored_tier
+from services.worker import write_policy
 from services.worker.__main__ import main
 from services.worker.cost import StepCost
 
@@ -30,7 +30,7 @@ def fill_disk(full: Path) -> None:
 
 if __name__ == "__main__":
     StepCost.prefill_tokens_per_second = property(lambda _cost: 1.0)  # type: ignore[assignment]
-    stored_tier._QUIET_SECONDS = 0.2  # type: ignore[misc]
+    write_policy._QUIET_SECONDS = 0.2  # type: ignore[misc]
     if path := os.environ.get("LOCALCODE_TEST_FULL_DISK"):
         fill_disk(Path(path))
     main()

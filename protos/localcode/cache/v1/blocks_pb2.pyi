@@ -540,6 +540,95 @@ class ListBlocksResponse(_message.Message):
 Global___ListBlocksResponse: _TypeAlias = ListBlocksResponse  # noqa: Y015
 
 @_typing.final
+class ListHotBlocksRequest(_message.Message):
+    """Which blocks are wanted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.bytes
+    """Whose blocks; 32 bytes."""
+    max_bytes: _builtins.int
+    """Bytes that they may have together, sealed."""
+    def __init__(
+        self,
+        *,
+        fingerprint: _builtins.bytes = ...,
+        max_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "max_bytes", b"max_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHotBlocksRequest: _TypeAlias = ListHotBlocksRequest  # noqa: Y015
+
+@_typing.final
+class ListHotBlocksResponse(_message.Message):
+    """The most valuable blocks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredBlock]:
+        """At most 4,096, the most valuable first, each behind its parent."""
+
+    def __init__(
+        self,
+        *,
+        blocks: _abc.Iterable[Global___StoredBlock] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHotBlocksResponse: _TypeAlias = ListHotBlocksResponse  # noqa: Y015
+
+@_typing.final
+class CountTokensRequest(_message.Message):
+    """What was computed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPUTED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    computed_token_count: _builtins.int
+    """Tokens of prompts and answers that were computed since the last call, rather than restored."""
+    def __init__(
+        self,
+        *,
+        computed_token_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_token_count", b"computed_token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountTokensRequest: _TypeAlias = CountTokensRequest  # noqa: Y015
+
+@_typing.final
+class CountTokensResponse(_message.Message):
+    """It is noted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountTokensResponse: _TypeAlias = CountTokensResponse  # noqa: Y015
+
+@_typing.final
 class PruneBlocksRequest(_message.Message):
     """What to delete; without any limit, all that is neither pinned nor in use."""
 
@@ -709,6 +798,7 @@ class GetBlockStatisticsResponse(_message.Message):
     EVICTION_COUNT_FIELD_NUMBER: _builtins.int
     EVICTED_BYTES_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
+    COMPUTED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     block_count: _builtins.int
     """Stored blocks."""
     size_bytes: _builtins.int
@@ -733,6 +823,8 @@ class GetBlockStatisticsResponse(_message.Message):
     """Their bytes."""
     backend: _builtins.str
     """What stores the index: `redis` or `memory`."""
+    computed_token_count: _builtins.int
+    """Tokens that workers have computed; `written_bytes` divided by it is what each new token costs the disk."""
     def __init__(
         self,
         *,
@@ -748,10 +840,11 @@ class GetBlockStatisticsResponse(_message.Message):
         eviction_count: _builtins.int = ...,
         evicted_bytes: _builtins.int = ...,
         backend: _builtins.str = ...,
+        computed_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "block_count", b"block_count", "evicted_bytes", b"evicted_bytes", "eviction_count", b"eviction_count", "hit_count", b"hit_count", "max_bytes", b"max_bytes", "miss_count", b"miss_count", "pinned_count", b"pinned_count", "size_bytes", b"size_bytes", "token_count", b"token_count", "written_bytes", b"written_bytes", "written_token_count", b"written_token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "block_count", b"block_count", "computed_token_count", b"computed_token_count", "evicted_bytes", b"evicted_bytes", "eviction_count", b"eviction_count", "hit_count", b"hit_count", "max_bytes", b"max_bytes", "miss_count", b"miss_count", "pinned_count", b"pinned_count", "size_bytes", b"size_bytes", "token_count", b"token_count", "written_bytes", b"written_bytes", "written_token_count", b"written_token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,6 +79,16 @@ class BlockStoreServiceStub:
                 request_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.ListBlocksRequest.SerializeToString,
                 response_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.ListBlocksResponse.FromString,
                 _registered_method=True)
+        self.ListHotBlocks = channel.unary_unary(
+                '/localcode.cache.v1.BlockStoreService/ListHotBlocks',
+                request_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.ListHotBlocksRequest.SerializeToString,
+                response_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.ListHotBlocksResponse.FromString,
+                _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/localcode.cache.v1.BlockStoreService/CountTokens',
+                request_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.CountTokensRequest.SerializeToString,
+                response_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
         self.PruneBlocks = channel.unary_unary(
                 '/localcode.cache.v1.BlockStoreService/PruneBlocks',
                 request_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.PruneBlocksRequest.SerializeToString,
@@ -173,6 +183,22 @@ class BlockStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListHotBlocks(self, request, context):
+        """Finds the blocks that a worker that starts should have in memory first. Counts neither as use nor as hit.
+        Errors: `INVALID_ARGUMENT` for a malformed fingerprint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountTokens(self, request, context):
+        """Notes how many tokens a worker has computed, to which the bytes written are compared.
+        Errors: none beyond `UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PruneBlocks(self, request, context):
         """Deletes blocks that are neither pinned nor in use: the least valuable first, none before what follows it.
         Errors: `INVALID_ARGUMENT` for a malformed fingerprint.
@@ -239,6 +265,16 @@ def add_BlockStoreServiceServicer_to_server(servicer, server):
                     servicer.ListBlocks,
                     request_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.ListBlocksRequest.FromString,
                     response_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.ListBlocksResponse.SerializeToString,
+            ),
+            'ListHotBlocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHotBlocks,
+                    request_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.ListHotBlocksRequest.FromString,
+                    response_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.ListHotBlocksResponse.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.CountTokensRequest.FromString,
+                    response_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.CountTokensResponse.SerializeToString,
             ),
             'PruneBlocks': grpc.unary_unary_rpc_method_handler(
                     servicer.PruneBlocks,
@@ -477,6 +513,60 @@ class BlockStoreService:
             '/localcode.cache.v1.BlockStoreService/ListBlocks',
             localcode_dot_cache_dot_v1_dot_blocks__pb2.ListBlocksRequest.SerializeToString,
             localcode_dot_cache_dot_v1_dot_blocks__pb2.ListBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHotBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/localcode.cache.v1.BlockStoreService/ListHotBlocks',
+            localcode_dot_cache_dot_v1_dot_blocks__pb2.ListHotBlocksRequest.SerializeToString,
+            localcode_dot_cache_dot_v1_dot_blocks__pb2.ListHotBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/localcode.cache.v1.BlockStoreService/CountTokens',
+            localcode_dot_cache_dot_v1_dot_blocks__pb2.CountTokensRequest.SerializeToString,
+            localcode_dot_cache_dot_v1_dot_blocks__pb2.CountTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

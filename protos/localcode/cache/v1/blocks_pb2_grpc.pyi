@@ -75,6 +75,14 @@ class BlockStoreServiceStub:
     """Lists the index page by page, blocks of one parent together.
     Errors: `INVALID_ARGUMENT` for more than 1,000 a page or a malformed token.
     """
+    ListHotBlocks: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.ListHotBlocksRequest, _blocks_pb2.ListHotBlocksResponse]
+    """Finds the blocks that a worker that starts should have in memory first. Counts neither as use nor as hit.
+    Errors: `INVALID_ARGUMENT` for a malformed fingerprint.
+    """
+    CountTokens: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.CountTokensRequest, _blocks_pb2.CountTokensResponse]
+    """Notes how many tokens a worker has computed, to which the bytes written are compared.
+    Errors: none beyond `UNAVAILABLE`.
+    """
     PruneBlocks: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.PruneBlocksRequest, _blocks_pb2.PruneBlocksResponse]
     """Deletes blocks that are neither pinned nor in use: the least valuable first, none before what follows it.
     Errors: `INVALID_ARGUMENT` for a malformed fingerprint.
@@ -134,6 +142,14 @@ class BlockStoreServiceAsyncStub(BlockStoreServiceStub):
     ListBlocks: _aio.UnaryUnaryMultiCallable[_blocks_pb2.ListBlocksRequest, _blocks_pb2.ListBlocksResponse]  # type: ignore[assignment]
     """Lists the index page by page, blocks of one parent together.
     Errors: `INVALID_ARGUMENT` for more than 1,000 a page or a malformed token.
+    """
+    ListHotBlocks: _aio.UnaryUnaryMultiCallable[_blocks_pb2.ListHotBlocksRequest, _blocks_pb2.ListHotBlocksResponse]  # type: ignore[assignment]
+    """Finds the blocks that a worker that starts should have in memory first. Counts neither as use nor as hit.
+    Errors: `INVALID_ARGUMENT` for a malformed fingerprint.
+    """
+    CountTokens: _aio.UnaryUnaryMultiCallable[_blocks_pb2.CountTokensRequest, _blocks_pb2.CountTokensResponse]  # type: ignore[assignment]
+    """Notes how many tokens a worker has computed, to which the bytes written are compared.
+    Errors: none beyond `UNAVAILABLE`.
     """
     PruneBlocks: _aio.UnaryUnaryMultiCallable[_blocks_pb2.PruneBlocksRequest, _blocks_pb2.PruneBlocksResponse]  # type: ignore[assignment]
     """Deletes blocks that are neither pinned nor in use: the least valuable first, none before what follows it.
@@ -239,6 +255,26 @@ class BlockStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_blocks_pb2.ListBlocksResponse, _abc.Awaitable[_blocks_pb2.ListBlocksResponse]]:
         """Lists the index page by page, blocks of one parent together.
         Errors: `INVALID_ARGUMENT` for more than 1,000 a page or a malformed token.
+        """
+
+    @_abc_1.abstractmethod
+    def ListHotBlocks(
+        self,
+        request: _blocks_pb2.ListHotBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_blocks_pb2.ListHotBlocksResponse, _abc.Awaitable[_blocks_pb2.ListHotBlocksResponse]]:
+        """Finds the blocks that a worker that starts should have in memory first. Counts neither as use nor as hit.
+        Errors: `INVALID_ARGUMENT` for a malformed fingerprint.
+        """
+
+    @_abc_1.abstractmethod
+    def CountTokens(
+        self,
+        request: _blocks_pb2.CountTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_blocks_pb2.CountTokensResponse, _abc.Awaitable[_blocks_pb2.CountTokensResponse]]:
+        """Notes how many tokens a worker has computed, to which the bytes written are compared.
+        Errors: none beyond `UNAVAILABLE`.
         """
 
     @_abc_1.abstractmethod

@@ -56,6 +56,8 @@ async def test_every_call_says_that_redis_is_away() -> None:
         index.claim([facts.hash], is_eviction=True),
         index.drop([facts.hash]),
         index.finish_removal([facts.hash]),
+        index.latest(facts.fingerprint, 10),
+        index.count_computed(1),
         index.counts(),
     ):
         with pytest.raises(StoreUnavailable):

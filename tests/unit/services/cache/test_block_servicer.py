@@ -89,3 +89,14 @@ async def test_no_lease_is_given_where_nothing_was_found(servicer: BlockStoreSer
     assert answer == pb.LookupBlocksResponse()
     statistics = await servicer.GetBlockStatistics(pb.GetBlockStatisticsRequest(), None)
     assert (statistics.miss_count, statistics.backend) == (1, "memory")
+
+
+async def test_a_malformed_fingerprint_has_no_hot_blocks(servicer: BlockStoreServicer) -> None:
+    with pytest.raises(InvalidRequest):
+        await servicer.ListHotBlocks(pb.ListHotBlocksRequest(fingerprint=b"short", max_bytes=1), None)
+
+
+async def test_computed_tokens_stand_in_the_statistics(servicer: BlockStoreServicer) -> None:
+    await servicer.CountTokens(pb.CountTokensRequest(computed_token_count=7), None)
+    statistics = await servicer.GetBlockStatistics(pb.GetBlockStatisticsRequest(), None)
+    assert statistics.computed_token_count == 7

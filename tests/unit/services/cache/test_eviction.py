@@ -9,6 +9,7 @@ from services.cache.eviction import (
     GIGABYTE,
     HALF_LIFE_SECONDS,
     Budget,
+    choose_hottest,
     choose_idle,
     choose_victims,
     default_max_bytes,
@@ -130,3 +131,25 @@ def test_the_budget_is_by_default_the_smaller_of_20_gigabytes_and_a_tenth_of_the
     assert default_max_bytes(100 * GIGABYTE) == 10 * GIGABYTE
     assert default_max_bytes(1000 * GIGABYTE) == 20 * GIGABYTE
     assert default_max_bytes(None) == 20 * GIGABYTE
+
+
+@given(forests(), st.integers(0, 40_000))
+def test_the_hottest_fit_and_each_comes_behind_its_parent(blocks: list[StoredBlock], max_bytes: int) -> None:
+    chosen = choose_hottest(blocks, max_bytes=max_bytes, now=NOW)
+    reached = {ROOT}
+    for one in chosen:
+        assert one.facts.parent in reached
+        reached.add(one.facts.hash)
+    assert len(reached) == len(chosen) + 1
+    assert sum(one.facts.size_bytes for one in chosen) <= max_bytes
+
+
+def test_a_much_used_block_brings_those_before_it() -> None:
+    first, second = block(1), block(2, parent=name(1), hit_count=9)
+    other = block(3, hit_count=3)
+    assert choose_hottest([first, second, other], max_bytes=2000, now=NOW) == [first, second]
+    assert choose_hottest([first, second, other], max_bytes=10_000, now=NOW) == [first, second, other]
+
+
+def test_a_block_that_no_prompt_can_reach_is_not_hot() -> None:
+    assert choose_hottest([block(2, parent=name(1), hit_count=9)], max_bytes=10_000, now=NOW) == []

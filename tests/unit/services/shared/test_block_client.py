@@ -344,3 +344,24 @@ async def test_a_directory_of_the_same_path_but_another_machine_is_not_written(
         assert await client._shared_directory() is None
         assert await client.put(block.hash, block.header, block.state)
     assert await store.blobs.size(block.hash) == SEALED_BYTES
+
+
+async def test_the_hottest_blocks_fit_what_is_asked_and_asking_counts_nothing(
+    client: BlockClient, store: BlockStore
+) -> None:
+    blocks = plain_chain(1, 3)
+    await put_all(client, blocks)
+    await client.lookup([blocks[0].hash])
+    before = await store.index.counts()
+    hottest = await client.hottest(max_bytes=2 * SEALED_BYTES)
+    assert [(block.hash, block.size_bytes) for block in hottest] == [(one.hash, SEALED_BYTES) for one in blocks[:2]]
+    assert await store.index.counts() == before
+
+
+async def test_computed_tokens_are_counted_where_the_store_answers(store: BlockStore, address: str) -> None:
+    async with client_of(store, address) as client:
+        assert await client.count_tokens(300)
+        assert (await store.index.counts()).computed_token_count == 300
+    async with open_block_client(address, fingerprint=FINGERPRINT, keyring=KEYS) as client:
+        assert not await client.count_tokens(300)
+        assert await client.hottest(max_bytes=1000) == ()

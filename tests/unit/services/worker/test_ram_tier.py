@@ -106,3 +106,32 @@ def test_bytes_and_children_stay_right_over_random_use() -> None:
     for name in names:
         tier.discard(name.encode())
     assert (len(tier), tier.used_bytes, list(tier.children(b"root"))) == (0, 0, [])
+
+
+def test_what_will_be_used_more_stays_and_what_never_returns_goes_first() -> None:
+    tier = RamTier(20, clock=Clock())
+    tier.expected_uses = lambda name: {b"system": 4.0, b"title": 0.0}.get(name, 1.0)
+    for name in ("system", "title", "main", "other"):
+        tier.put(block(name))
+    assert [tier.contains(name) for name in (b"system", b"title", b"other")] == [True, False, True]
+
+
+def test_a_block_that_nobody_waits_for_takes_no_place_of_one_worth_as_much() -> None:
+    tier = RamTier(20, clock=Clock())
+    assert tier.offer(block("a"))
+    assert tier.offer(block("cheap", seconds=0.5))
+    assert tier.offer(block("b"))
+    assert not tier.contains(b"cheap")
+    assert not tier.offer(block("c"))
+    assert [tier.contains(name) for name in (b"a", b"b", b"c")] == [True, True, False]
+
+
+def test_peeking_is_no_use() -> None:
+    tier = RamTier(20, clock=Clock())
+    tier.put(block("peeked"))
+    tier.put(block("used"))
+    assert tier.peek(b"peeked")
+    assert tier.peek(b"unknown") is None
+    assert tier.get(b"used")
+    tier.put(block("new"))
+    assert not tier.contains(b"peeked")

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from services.shared.block_client import NextBlock, OpenedBlock, StoredChain
-from services.shared.sealing import BlockHeader, Buffer
-from services.worker import stored_tier
+from localcode.inference.v1 import inference_pb2 as pb
+from services.shared.block_client import HotBlock, NextBlock, OpenedBlock, StoredChain
+from services.shared.sealing import BlockHeader, BlockRole, Buffer
+from services.worker import block_writer, prefetch, write_policy
 from services.worker.blocks import BLOCK_TOKENS, Block, HashedTokens
 from services.worker.ram_tier import RamTier
-from services.worker.stored_tier import StoredTier
+from services.worker.stored_tier import StoredTier, Visit
 
+MAIN, TITLE = pb.REQUEST_CLASS_MAIN, pb.REQUEST_CLASS_TITLE
 FINGERPRINT = b"f" * 32
 
 
@@ -25,9 +27,12 @@ class Archive:
         self.lookups = 0
         self.is_away = False
         self.released: list[tuple[bytes, ...]] = []
+        self.put_names: list[bytes] = []
+        self.computed_count = 0
+        self.hot: list[bytes] = []
 
     async def lookup(self, hashes: Sequence[bytes], *, peek: bool = False) -> StoredChain:
-        self.lookups += 1
+        self.lookups += not peek
         count = next((i for i, name in enumerate(hashes) if name not in self.blocks), len(hashes))
         last = hashes[count - 1] if count else FINGERPRINT
         following = [NextBlock(name, 1) for name, (header, _) in self.blocks.items() if header.parent == last]
@@ -44,6 +49,14 @@ class Archive:
         if self.is_away:
             return False
         self.blocks[block_hash] = (header, bytes(state))
+        self.put_names.append(block_hash)
+        return True
+
+    async def hottest(self, *, max_bytes: int) -> list[HotBlock]:
+        return [HotBlock(name, 8) for name in self.hot[: max_bytes // 8]]
+
+    async def count_tokens(self, computed_count: int) -> bool:
+        self.computed_count += computed_count
         return True
 
 
@@ -61,7 +74,9 @@ def archive() -> Archive:
 
 @pytest.fixture
 async def tier(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StoredTier]:
-    monkeypatch.setattr(stored_tier, "_QUIET_SECONDS", 0.02)
+    monkeypatch.setattr(block_writer, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(write_policy, "_QUIET_SECONDS", 0.02)
+    monkeypatch.setattr(prefetch, "_SETTLE_SECONDS", 0.01)
     tier = StoredTier(RamTier(10_000), archive, fingerprint=FINGERPRINT)
     yield tier
     await tier.close()
@@ -77,15 +92,31 @@ async def store(archive: Archive, tokens: Sequence[int]) -> None:
         await archive.put(block.hash, header, block.data.tobytes())
 
 
+async def until_put(archive: Archive, count: int) -> None:
+    async with asyncio.timeout(20):
+        while len(archive.put_names) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def fetch(tier: StoredTier, tokens: Sequence[int], *, prefill_rate: float = 0.0) -> int:
+    return await tier.fetch(HashedTokens(tokens, FINGERPRINT), prefill_rate=prefill_rate)
+
+
+async def begin(
+    tier: StoredTier, tokens: Sequence[int], kind: "pb.RequestClass.ValueType" = MAIN, *, system: int = 0
+) -> Visit:
+    return await tier.begin(tokens, request_class=kind, system_token_count=system, prefill_rate=0.0)
+
+
 TOKENS = list(range(BLOCK_TOKENS * 2 + 100))
 
 
 async def test_what_the_engine_saves_is_written_and_read_back_the_same(archive: Archive, tier: StoredTier) -> None:
     for block in blocks_of(TOKENS):
         memory_of(tier).put(block)
-    await asyncio.sleep(0.1)
+    await until_put(archive, 3)
     again = StoredTier(RamTier(10_000), archive, fingerprint=FINGERPRINT)
-    assert await again.fetch([*TOKENS, 7], prefill_rate=0.0) == len(TOKENS)
+    assert await fetch(again, [*TOKENS, 7]) == len(TOKENS)
     for block in blocks_of(TOKENS):
         found = memory_of(again).get(block.hash)
         assert found is not None
@@ -98,7 +129,7 @@ async def test_what_the_engine_saves_is_written_and_read_back_the_same(archive: 
 async def test_what_was_read_is_not_written_again(archive: Archive, tier: StoredTier) -> None:
     await store(archive, TOKENS)
     before = dict(archive.blocks)
-    await tier.fetch([*TOKENS, 7], prefill_rate=0.0)
+    await fetch(tier, [*TOKENS, 7])
     archive.blocks.clear()
     await tier.close()
     assert before
@@ -118,7 +149,7 @@ async def test_a_partial_block_is_only_written_after_some_quiet_and_in_its_longe
 async def test_a_full_block_makes_the_partial_one_before_it_superfluous(archive: Archive, tier: StoredTier) -> None:
     memory_of(tier).put(blocks_of(TOKENS[:40])[0])
     memory_of(tier).put(blocks_of(TOKENS[:BLOCK_TOKENS])[0])
-    await asyncio.sleep(0.1)
+    await until_put(archive, 1)
     assert [len(header.tokens) // 4 for header, _ in archive.blocks.values()] == [BLOCK_TOKENS]
 
 
@@ -131,25 +162,25 @@ async def test_a_tail_of_a_few_tokens_is_not_worth_a_file(archive: Archive, tier
 async def test_only_what_memory_lacks_is_read(archive: Archive, tier: StoredTier) -> None:
     await store(archive, TOKENS)
     memory_of(tier).keep(blocks_of(TOKENS)[0])
-    assert await tier.fetch([*TOKENS, 7], prefill_rate=0.0) == len(TOKENS) - BLOCK_TOKENS
-    assert await tier.fetch([*TOKENS, 7], prefill_rate=0.0) == 0
+    assert await fetch(tier, [*TOKENS, 7]) == len(TOKENS) - BLOCK_TOKENS
+    assert await fetch(tier, [*TOKENS, 7]) == 0
 
 
 async def test_a_store_that_is_slower_than_computing_is_left_alone_for_a_while(
     archive: Archive, tier: StoredTier
 ) -> None:
     await store(archive, TOKENS)
-    await tier.fetch([*TOKENS, 7], prefill_rate=0.0)
+    await fetch(tier, [*TOKENS, 7])
     memory_of(tier).clear()
     lookups = archive.lookups
-    assert await tier.fetch([*TOKENS, 7], prefill_rate=1e12) == 0
+    assert await fetch(tier, [*TOKENS, 7], prefill_rate=1e12) == 0
     assert archive.lookups == lookups
 
 
 async def test_what_was_saved_while_the_store_was_away_is_written_when_it_is_back(
     archive: Archive, tier: StoredTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_tier, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(block_writer, "_RETRY_SECONDS", 0.01)
     archive.is_away = True
     for block in blocks_of(TOKENS):
         memory_of(tier).put(block)
@@ -197,7 +228,7 @@ async def test_an_end_does_not_wait_for_a_store_that_is_away(
         return False
 
     count = 0
-    monkeypatch.setattr(stored_tier, "_CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(block_writer, "_CLOSE_SECONDS", 0.05)
     monkeypatch.setattr(archive, "put", put)
     archive.is_away = True
     tier = StoredTier(RamTier(10_000), archive, fingerprint=FINGERPRINT)
@@ -219,5 +250,138 @@ async def test_a_block_that_cannot_be_read_is_a_miss(archive: Archive, tier: Sto
         return chain
 
     archive.lookup = lookup  # type: ignore[method-assign]
-    assert await tier.fetch([*TOKENS, 7], prefill_rate=0.0) == BLOCK_TOKENS + 100
+    assert await fetch(tier, [*TOKENS, 7]) == BLOCK_TOKENS + 100
     assert not memory_of(tier).contains(second.hash)
+
+
+async def test_of_a_title_nothing_is_written_until_its_beginning_comes_again(
+    archive: Archive, tier: StoredTier
+) -> None:
+    shared, own = list(range(BLOCK_TOKENS)), list(range(1000, 1000 + BLOCK_TOKENS))
+    visit = await begin(tier, [*shared, *own, 7], TITLE, system=BLOCK_TOKENS)
+    assert visit.returning_count == 0
+    for block in blocks_of([*shared, *own]):
+        memory_of(tier).put(block)
+    tier.end(visit, [*shared, *own, 7], computed_count=513, goes_on=False)
+    await asyncio.sleep(0.1)
+    assert not archive.put_names
+    again = await begin(tier, [*shared, 8], TITLE, system=BLOCK_TOKENS)
+    assert again.returning_count == BLOCK_TOKENS
+    await until_put(archive, 1)
+    await tier.close()
+    assert archive.put_names == [blocks_of(shared)[0].hash]
+    assert archive.blocks[archive.put_names[0]][0].role is BlockRole.SYSTEM
+
+
+async def test_blocks_are_stored_under_the_role_they_have(archive: Archive, tier: StoredTier) -> None:
+    visit = await begin(tier, TOKENS, system=BLOCK_TOKENS + 10)
+    for block in blocks_of(TOKENS):
+        memory_of(tier).put(block)
+    tier.end(visit, TOKENS, computed_count=len(TOKENS), goes_on=False)
+    await until_put(archive, 3)
+    assert [archive.blocks[block.hash][0].role for block in blocks_of(TOKENS)] == [
+        BlockRole.SYSTEM, BlockRole.CONVERSATION, BlockRole.CONVERSATION,
+    ]  # fmt: skip
+
+
+async def test_a_conversation_that_called_a_tool_is_written_before_others_that_came_first(
+    archive: Archive, tier: StoredTier
+) -> None:
+    other, called = list(range(5000, 5000 + BLOCK_TOKENS)), list(range(2 * BLOCK_TOKENS))
+    for tokens, goes_on in ((other, False), (called, True)):
+        tier.end(await begin(tier, tokens), tokens, computed_count=1, goes_on=goes_on)
+    for block in (*blocks_of(other), *blocks_of(called)):
+        memory_of(tier).put(block)
+    await until_put(archive, 3)
+    assert archive.put_names == [block.hash for block in (*blocks_of(called), *blocks_of(other))]
+
+
+async def test_no_more_is_written_than_the_bound_allows_for_the_tokens_computed(archive: Archive) -> None:
+    tier = StoredTier(RamTier(10_000), archive, fingerprint=FINGERPRINT, written_bytes_per_token=2)
+    visit = await begin(tier, TOKENS[: 2 * BLOCK_TOKENS])
+    for block in blocks_of(TOKENS[: 2 * BLOCK_TOKENS]):
+        memory_of(tier).put(block)
+    await asyncio.sleep(0.05)
+    assert not archive.put_names
+    tier.end(visit, TOKENS[: 2 * BLOCK_TOKENS], computed_count=7, goes_on=False)
+    await until_put(archive, 1)
+    await asyncio.sleep(0.05)
+    assert archive.put_names == [blocks_of(TOKENS)[0].hash]
+    tier.writer.note_computed(1)
+    await until_put(archive, 2)
+    await tier.close()
+    assert archive.computed_count == 8
+
+
+async def test_what_comes_from_the_store_is_written_again_only_when_the_store_has_lost_it(
+    archive: Archive, tier: StoredTier
+) -> None:
+    await store(archive, TOKENS)
+    archive.put_names.clear()
+    await fetch(tier, [*TOKENS, 7])
+    for lost in (False, True):
+        memory_of(tier).clear()
+        if lost:
+            archive.blocks.clear()
+            await fetch(tier, [*TOKENS, 7])
+        memory_of(tier).put(blocks_of(TOKENS)[0])
+        await asyncio.sleep(0.05)
+        assert archive.put_names == ([blocks_of(TOKENS)[0].hash] if lost else [])
+
+
+async def test_what_the_store_refused_is_written_when_it_comes_again(archive: Archive, tier: StoredTier) -> None:
+    put, is_away = archive.put, True
+
+    async def failing(block_hash: bytes, header: BlockHeader, state: Buffer) -> bool:
+        return not is_away and await put(block_hash, header, state)
+
+    archive.put = failing  # type: ignore[method-assign]
+    memory_of(tier).put(blocks_of(TOKENS)[0])
+    await asyncio.sleep(0.05)
+    is_away = False
+    await begin(tier, TOKENS)
+    await until_put(archive, 1)
+
+
+async def test_what_a_tool_call_interrupted_is_brought_back_into_memory(archive: Archive, tier: StoredTier) -> None:
+    visit = await begin(tier, TOKENS)
+    await store(archive, TOKENS)
+    tier.end(visit, TOKENS, computed_count=0, goes_on=True)
+    async with asyncio.timeout(20):
+        while not memory_of(tier).contains(blocks_of(TOKENS)[1].hash):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert tier.prefetcher.token_count == 2 * BLOCK_TOKENS
+    assert archive.lookups == 1  # that of the prompt: reading ahead is no use
+
+
+async def test_an_answer_that_called_no_tool_is_not_read_ahead(archive: Archive, tier: StoredTier) -> None:
+    visit = await begin(tier, TOKENS)
+    await store(archive, TOKENS)
+    tier.end(visit, TOKENS, computed_count=0, goes_on=False)
+    await asyncio.sleep(0.1)
+    assert len(memory_of(tier)) == 0
+
+
+async def test_memory_is_warmed_with_the_hottest_blocks_while_nobody_computes(archive: Archive) -> None:
+    await store(archive, TOKENS)
+    archive.hot = [block.hash for block in blocks_of(TOKENS)]
+    is_computing = True
+    tier = StoredTier(RamTier(10_000), archive, fingerprint=FINGERPRINT, is_computing=lambda: is_computing)
+    tier.warm(16)
+    await asyncio.sleep(0.1)
+    assert len(memory_of(tier)) == 0
+    is_computing = False
+    async with asyncio.timeout(20):
+        while len(memory_of(tier)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await tier.close()
+    assert [memory_of(tier).contains(name) for name in archive.hot] == [True, True, False]
+
+
+async def test_warming_takes_no_more_than_there_is_room_for(archive: Archive) -> None:
+    await store(archive, TOKENS)
+    archive.hot = [block.hash for block in blocks_of(TOKENS)]
+    tier = StoredTier(RamTier(20), archive, fingerprint=FINGERPRINT)
+    assert await tier.prefetcher.warm(1000) == 2 * BLOCK_TOKENS
+    assert len(memory_of(tier)) == 2
+    await tier.close()

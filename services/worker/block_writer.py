@@ -1,0 +1,210 @@
+"""Writes KV blocks to the store behind the engine's back, as far as `write_policy.py` finds them worth it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+import structlog
+
+from services.shared.sealing import BlockHeader, Buffer
+from services.worker.block_history import BlockHistory
+from services.worker.blocks import BLOCK_TOKENS, Block
+from services.worker.measured_rate import MeasuredRate
+from services.worker.write_policy import BlockCost, Origin, WearBudget, quiet_seconds, role_of, urgency, worth_seconds
+from services.worker.write_queue import WriteQueue
+
+_LOOK_SECONDS: Final = 1.0  # how often partial blocks are looked through
+_LOOKS_PER_REPORT: Final = 10
+_RETRY_SECONDS: Final = 1.0
+_CLOSE_SECONDS: Final = 5.0
+_SHORTEST_TAIL: Final = 32  # tokens; fewer are computed sooner than they are written
+_MOST_REMEMBERED: Final = 65_536
+_log = structlog.get_logger(__name__)
+
+
+class Archive(Protocol):
+    """What writing asks of the store. Nothing in it raises."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether nobody answered when the store was last asked."""
+        ...
+
+    async def put(self, block_hash: bytes, header: BlockHeader, state: Buffer) -> bool:
+        """Stores a block."""
+        ...
+
+    async def count_tokens(self, computed_count: int) -> bool:
+        """Tells the store's statistics how many tokens were computed."""
+        ...
+
+
+class BlockWriter:
+    """Takes blocks and writes them when it is their turn; on the event loop."""
+
+    def __init__(
+        self, archive: Archive, history: BlockHistory, *, fetch_rate: MeasuredRate, wear: WearBudget,
+        find: Callable[[bytes], Block | None], most_waiting_bytes: int,
+    ) -> None:  # fmt: skip
+        self._archive, self._history, self._fetch_rate, self._find = archive, history, fetch_rate, find
+        self.wear = wear
+        self._queue = WriteQueue(most_waiting_bytes, self._urgency)
+        self._tails: dict[bytes, tuple[float, Block]] = {}
+        """By parent: the latest partial block behind it, and when it came."""
+        self._held: dict[bytes, None] = {}
+        """Blocks that were not written: not worth it so far, or the store failed."""
+        self._stored: dict[bytes, None] = {}
+        self._reported_count = 0
+        self._is_dropping = False
+        self._wake = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._write_full()), asyncio.create_task(self._look_through_tails())]
+
+    async def close(self) -> None:
+        """Writes what is waiting, as far as that is worth it and the store is there, then ends."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._write_rest()
+
+    async def _write_rest(self) -> None:
+        while block := self._next():
+            if not await self._write(block) and self._archive.is_away:
+                return
+            self._queue.remove(block.hash)
+        for _, block in list(self._tails.values()):
+            if quiet_seconds(self._origin(block)) is not None:
+                await self._write_tail(block)
+        await self._report()
+
+    def take(self, block: Block) -> None:
+        """Takes a block that the engine has saved."""
+        if len(block.tokens) < BLOCK_TOKENS:
+            if len(block.tokens) >= _SHORTEST_TAIL:
+                self._tails[block.parent] = (time.monotonic(), block)
+            return
+        self._tails.pop(block.parent, None)
+        if block.hash not in self._stored:
+            self._enqueue(block)
+
+    def reconsider(self, hashes: Iterable[bytes]) -> None:
+        """Takes blocks that were held back and have come again, as far as host memory still has them."""
+        for name in hashes:
+            if name in self._held and (block := self._find(name)):
+                self._enqueue(block)
+
+    def note_lookup(self, found: Iterable[bytes], missing: Iterable[bytes]) -> None:
+        """Takes note of what the store holds and what it has given up."""
+        for name in missing:
+            self._stored.pop(name, None)
+        for name in found:
+            _remember(self._stored, name)
+
+    def note_computed(self, token_count: int) -> None:
+        """Counts tokens that were computed: with a bound on wear, more may be written."""
+        self.wear.note_computed(token_count)
+        self._wake.set()
+
+    def _enqueue(self, block: Block) -> None:
+        self._held.pop(block.hash, None)
+        dropped = self._queue.add(block)
+        if dropped and not self._is_dropping:
+            busy = "more is computed than may be written, or can be"
+            _log.warning("kv_blocks_not_stored", reason="the store is away" if self._archive.is_away else busy)
+        self._is_dropping = bool(dropped)
+        for victim in dropped:
+            _remember(self._held, victim.hash)
+        self._wake.set()
+
+    async def _write_full(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._write_waiting()
+
+    async def _write_waiting(self) -> None:
+        while block := self._next():
+            await self._write_until_stored(block)
+            self._queue.remove(block.hash)  # only now: one that is cut off by the end is written by `close`
+
+    async def _write_until_stored(self, block: Block) -> None:
+        """Writes a block, waiting for a store that is away: with a gap in it nothing behind that would be found."""
+        while not await self._write(block) and self._archive.is_away:  # noqa: ASYNC110
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _next(self) -> Block | None:
+        """The next block that is worth writing and may be written; what is not worth it is held back."""
+        while block := self._queue.next():
+            if self._is_worth_it(block):
+                if not self.wear.allows(block.data.nbytes):
+                    return None
+                return block
+            self._queue.remove(block.hash)
+            _remember(self._held, block.hash)
+        return None
+
+    async def _look_through_tails(self) -> None:
+        looks = 0
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = time.monotonic()
+            for parent, (since, block) in list(self._tails.items()):
+                quiet = quiet_seconds(self._origin(block))
+                if quiet is not None and now - since < quiet:
+                    continue
+                if quiet is not None:
+                    await self._write_tail(block)
+                    if self._archive.is_away:
+                        break  # and tried again
+                if self._tails.get(parent, (0.0, None))[1] is block:  # no longer one has come meanwhile
+                    del self._tails[parent]
+            looks += 1
+            if looks % _LOOKS_PER_REPORT == 0:
+                await self._report()
+
+    async def _write_tail(self, block: Block) -> None:
+        is_reachable = block.parent not in self._held
+        if is_reachable and self._is_worth_it(block) and self.wear.allows(block.data.nbytes):
+            await self._write(block)
+
+    async def _write(self, block: Block) -> bool:
+        tokens = block.tokens.astype("<i4", copy=False).tobytes()
+        header = BlockHeader(block.parent, tokens, block.recompute_seconds, role_of(self._origin(block)))
+        self.wear.note_written(block.data.nbytes)  # before it is, so that nothing else takes the same allowance
+        is_stored = await self._archive.put(block.hash, header, block.data.data)
+        if is_stored:
+            self._held.pop(block.hash, None)
+            _remember(self._stored, block.hash)
+        else:
+            self.wear.note_written(-block.data.nbytes)
+            _remember(self._held, block.hash)
+        return is_stored
+
+    async def _report(self) -> None:
+        count = self.wear.computed_count
+        if count > self._reported_count and await self._archive.count_tokens(count - self._reported_count):
+            self._reported_count = count
+
+    def _is_worth_it(self, block: Block) -> bool:
+        return worth_seconds(self._origin(block), self._cost(block)) > 0
+
+    def _urgency(self, block: Block) -> Any:
+        return urgency(self._origin(block), self._cost(block))
+
+    def _origin(self, block: Block) -> Origin:
+        return self._history.origin(block.hash, block.parent)
+
+    def _cost(self, block: Block) -> BlockCost:
+        return BlockCost(block.data.nbytes, block.recompute_seconds, self._fetch_rate.seconds(len(block.tokens)))
+
+
+def _remember(names: dict[bytes, None], name: bytes) -> None:
+    names.pop(name, None)
+    names[name] = None
+    while len(names) > _MOST_REMEMBERED:
+        del names[next(iter(names))]
