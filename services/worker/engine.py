@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import BackendFailed, Overloaded
+from services.worker.blocks import HashedTokens
 from services.worker.call_guard import MAX_REWINDS, hold_to_offered_tools, rewind_point
 from services.worker.compute_lock import ComputeLock
 from services.worker.cost import StepCost, total
@@ -22,8 +23,10 @@ from services.worker.finish import finish_message
 from services.worker.generation import NO_SEQUENCE, Event, Generation
 from services.worker.kv_pool import KvPool
 from services.worker.llama import LlamaContext, LlamaModel, NoFreeCell, Row
+from services.worker.parking import Match
 from services.worker.sampling import token_logprob
 from services.worker.scheduler import Chunk, StepLimits, in_order, plan_step, shared_length, waits_for_sibling
+from services.worker.slots import SlotBook, SlotState
 from services.worker.speculation import MOST_PER_STEP
 from services.worker.speculation.draft_model import DraftModel
 from services.worker.speculation.speculator import Guesses, Speculator
@@ -33,6 +36,7 @@ _log = structlog.get_logger(__name__)
 _UNSHARED_STEP_SECONDS: Final = 2.0  # bounds how long a new or cancelled request waits for the step in progress
 _SHARED_STEP_SECONDS: Final = 1.0  # the same where others wait: another worker, or anyone behind a title
 
+T = TypeVar("T")
 Post = Callable[[list[tuple[Generation, Event]]], None]
 
 
@@ -77,7 +81,8 @@ class Engine:
             self._cost, most_per_step=max(0, min(MOST_PER_STEP, limits.batch_tokens - limits.slots)),
             step_seconds=limits.step_budget_seconds, draft_model=draft_model,
         )  # fmt: skip
-        self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Generation | Callable[[], None] | None] = queue.SimpleQueue()
+        self._slots = SlotBook(pool.sequence_count)
         self._waiting: list[Generation] = []
         self._running: list[Generation] = []
         self._events: list[tuple[Generation, Event]] = []
@@ -109,6 +114,29 @@ class Engine:
     def cancel(self, generation: Generation) -> None:
         """Frees a request's slot at the next step. Cancelling one that has ended does nothing."""
         generation.is_cancelled = True
+
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Lets the engine's thread do something between two steps."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(work())
+                except Exception as error:
+                    done.set_exception(error)
+
+        self._inbox.put(run)
+        return done
+
+    @property
+    def slots(self) -> SlotBook:
+        """Which conversation each sequence stands for; only for work that the engine's thread does."""
+        return self._slots
+
+    def slot_states(self) -> list[SlotState]:
+        """What each sequence does; only for work that the engine's thread does."""
+        return self._slots.states({one.sequence_id: one for one in self._running})
 
     def load(self) -> EngineLoad:
         """Reports how busy the engine is."""
@@ -176,7 +204,10 @@ class Engine:
             generation = self._inbox.get()
             if generation is None:
                 return False
-            self._waiting.append(generation)
+            if isinstance(generation, Generation):
+                self._waiting.append(generation)
+            else:
+                generation()
             must_wait = False
         return True
 
@@ -222,7 +253,7 @@ class Engine:
         if self._running and self._pool.room_beside(match) < needed:
             generation.blocked_at = self._released_count
             return False
-        if self._pool.fetch(key, match, now=now, is_streaming=self._is_streaming):
+        if self._fetch(generation, key, match, now):
             return True
         match = self._pool.best_match(key, computed)
         sources = self._pool.sources(match)
@@ -231,9 +262,17 @@ class Engine:
         generation.cache_key = None
         if generation.started_at is None:
             generation.started_at, generation.cached = now, sources
+        self._slots.begin(generation.sequence_id, generation.request_id)
         self._waiting.remove(generation)
         self._running.append(generation)
         return True
+
+    def _fetch(self, generation: Generation, key: HashedTokens, match: Match | None, now: float) -> bool:
+        """Brings state back into cells for a request; True if there is more to come."""
+        started = time.monotonic()
+        must_wait = self._pool.fetch(key, match, now=now, is_streaming=self._is_streaming)
+        generation.restore_seconds += time.monotonic() - started
+        return must_wait
 
     def _promised_count(self, waiting: Generation, running: Generation) -> int:
         if running.is_decoding or not self._pool.forks:
@@ -270,7 +309,7 @@ class Engine:
     def _preempt(self, generation: Generation) -> None:
         """Takes the slot of a request, which continues later; its stream only pauses."""
         _log.info("request_preempted", request_id=generation.request_id)
-        self._pool.park(generation.sequence_id, generation.tokens[: generation.computed_count], now=time.monotonic())
+        self._park(generation)
         self._released_count += 1
         self._speculator.release(generation)
         generation.sequence_id, generation.computed_count = NO_SEQUENCE, 0
@@ -391,9 +430,9 @@ class Engine:
             self._speculator.release(generation)
             self._running.remove(generation)
             if generation.keeps_state:
-                computed = generation.tokens[: generation.computed_count]
-                self._pool.park(generation.sequence_id, computed, now=time.monotonic())
+                self._park(generation)
             else:
+                self._slots.clear(generation.sequence_id)
                 self._pool.close(generation.sequence_id)
             generation.sequence_id = NO_SEQUENCE
         else:
@@ -402,6 +441,11 @@ class Engine:
         with self._open_count_guard:
             self._open_count -= 1
 
+    def _park(self, generation: Generation) -> None:
+        computed = generation.tokens[: generation.computed_count]
+        self._slots.end(generation.sequence_id, computed)
+        self._pool.park(generation.sequence_id, computed, now=time.monotonic())
+
     def _fail_running(self) -> None:
         """After a failed step nothing in the cache can be trusted: ends what ran and starts from empty."""
         for generation in list(self._running):
@@ -409,6 +453,7 @@ class Engine:
             generation.keeps_state = False
             self._end(generation)
         self._pool.drop_parked()
+        self._slots.clear_all()
         self._context.clear()
 
     def _report_progress(self, generation: Generation, phase: "pb.Phase.ValueType", value: int) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from services.worker.answer import Answer, merged
 from services.worker.call_guard import replay
 from services.worker.candidates import Candidates
 from services.worker.engine import Engine
+from services.worker.explain import Explainer
 from services.worker.generation import Event, Generation
 from services.worker.llama import LlamaModel
 from services.worker.prompts import BATCH_CLASSES, Prepared, Preparer
@@ -41,15 +43,25 @@ def _deliver(events: list[tuple[Generation, Event]]) -> None:
         generation.deliver(event)
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """What was brought into host memory for a request."""
+
+    token_count: int = 0
+    seconds: float = 0.0
+    is_remote: bool = False
+
+
 class InferenceServicer(InferenceServiceServicer):
     """Serves one model."""
 
     def __init__(
         self, engine: Engine, model: LlamaModel, preparer: Preparer, description: pb.ModelDescription, *,
-        worker_id: str, speculation: SpeculationOptions, has_draft_model: bool, stored: StoredTier | None = None,
+        explainer: Explainer, speculation: SpeculationOptions, has_draft_model: bool,
+        stored: StoredTier | None = None,
     ) -> None:  # fmt: skip
         self._engine, self._model, self._preparer = engine, model, preparer
-        self._description, self._worker_id = description, worker_id
+        self._description, self._explainer = description, explainer
         self._speculation, self._has_draft_model = speculation, has_draft_model
         self._candidates = Candidates(model.vocab_size)
         self._stored = stored
@@ -59,16 +71,20 @@ class InferenceServicer(InferenceServiceServicer):
         self._check_model(request.model)
         arrived_at = time.monotonic()
         prepared, sampler = await asyncio.to_thread(self._prepare, request)
-        fetched_count = await self._fetch(request, prepared)
+        fetched = await self._fetch(request, prepared)
         transcript = Transcript()
-        async with self._submitted(request, prepared, sampler, arrived_at) as (generation, events):
-            generation.fetched_count = fetched_count
+        async with (
+            self._submitted(request, prepared, sampler, arrived_at, fetched) as (generation, events),
+            self._explained(request, generation) as complete,
+        ):
             yield self._admitted(prepared)
             while True:
                 event = await events.get()
                 if isinstance(event, Exception):
                     raise event
                 transcript.add(event.delta)
+                if event.HasField("finish"):
+                    await complete(event.finish)
                 if event.HasField("finish") and _is_whole(request, event.finish):
                     token_ids = generation.tokens[generation.prompt_token_count :]
                     self._preparer.remember(request, prepared, transcript, token_ids)
@@ -112,18 +128,45 @@ class InferenceServicer(InferenceServiceServicer):
         sampler.read_prompt(prepared.tokens)
         return prepared, sampler
 
-    async def _fetch(self, request: pb.GenerateRequest, prepared: Prepared) -> int:
-        """Brings stored state of the prompt within the engine's reach; how many tokens' state."""
+    async def _fetch(self, request: pb.GenerateRequest, prepared: Prepared) -> Fetched:
+        """Brings stored state of the prompt within the engine's reach."""
         if self._stored is None or request.context.request_class in BATCH_CLASSES:
-            return 0
-        return await self._stored.fetch(prepared.tokens, prefill_rate=self._engine.load().prefill_tokens_per_second)
+            return Fetched()
+        started = time.monotonic()
+        count = await self._stored.fetch(prepared.tokens, prefill_rate=self._prefill_rate)
+        return Fetched(count, time.monotonic() - started if count else 0.0, self._stored.is_remote)
+
+    @property
+    def _prefill_rate(self) -> float:
+        return self._engine.load().prefill_tokens_per_second
+
+    @asynccontextmanager
+    async def _explained(
+        self, request: pb.GenerateRequest, generation: Generation
+    ) -> AsyncIterator[Callable[[pb.Finish], Awaitable[None]]]:
+        """Compares a prompt with those before it while it is computed; yields what completes the end of its answer."""
+        prompt = generation.tokens[: generation.prompt_token_count]
+        comparing = asyncio.create_task(
+            asyncio.to_thread(self._explainer.compare, request, prompt, keeps_state=generation.keeps_state)
+        )
+
+        async def complete(finish: pb.Finish) -> None:
+            self._explainer.complete(request, await comparing, finish, prefill_rate=self._prefill_rate)
+
+        try:
+            yield complete
+        finally:
+            computed = generation.tokens[: generation.computed_count]
+            comparing.add_done_callback(lambda done: self._explainer.settle(done.result(), computed))
 
     @asynccontextmanager
     async def _submitted(
-        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, arrived_at: float
+        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, arrived_at: float, fetched: Fetched
     ) -> AsyncIterator[tuple[Generation, asyncio.Queue[Event]]]:
         events: asyncio.Queue[Event] = asyncio.Queue()
         generation = self._generation(request, prepared, sampler, events, arrived_at)
+        generation.fetched_count, generation.restore_seconds = fetched.token_count, fetched.seconds
+        generation.was_fetched_remotely = fetched.is_remote
         self._engine.submit(generation)
         try:
             yield generation, events
@@ -168,7 +211,7 @@ class InferenceServicer(InferenceServiceServicer):
             admitted=pb.Admitted(
                 prompt_token_count=len(prepared.tokens),
                 model=self._description.name,
-                worker_id=self._worker_id,
+                worker_id=self._explainer.worker_id,
                 max_tokens=prepared.max_tokens,
             )
         )

@@ -46,6 +46,11 @@ class BlockArchive(Protocol):
         """Stores a block."""
         ...
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether blocks come through the cache service."""
+        ...
+
 
 class StoredTier:
     """Moves blocks between host memory and the store, on the event loop; never in the engine's way."""
@@ -72,6 +77,11 @@ class StoredTier:
             await self._write(self._waiting.get_nowait())
         for _, block in self._tails.values():
             await self._write(block)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether stored blocks come through the cache service instead of from a directory."""
+        return self._archive.is_remote
 
     async def fetch(self, tokens: Sequence[int], *, prefill_rate: float) -> int:
         """Brings into host memory what is stored of a prompt and not there; returns how many tokens that was."""
