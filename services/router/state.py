@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Final
 
 import grpc
@@ -19,15 +20,14 @@ _CALL_SECONDS: Final = 120.0
 _MISSING: Final = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE})
 
 
-def numbered(listed: Sequence[Sequence[pb.Slot]]) -> list[tuple[int, pb.Slot]]:
-    """Numbers the slots of several workers on; with each its worker's place in the list, and the slot as it is shown."""
-    found: list[tuple[int, pb.Slot]] = []
-    for place, slots in enumerate(listed):
-        for slot in slots:
-            shown = pb.Slot()
-            shown.CopyFrom(slot)
-            shown.id = len(found)
-            found.append((place, shown))
+def numbered(listed: Sequence[Sequence[pb.Slot]]) -> list[pb.Slot]:
+    """Numbers the slots of several workers through."""
+    found: list[pb.Slot] = []
+    for slot in chain.from_iterable(listed):
+        shown = pb.Slot()
+        shown.CopyFrom(slot)
+        shown.id = len(found)
+        found.append(shown)
     return found
 
 
@@ -50,7 +50,7 @@ class StateServicer(StateServiceServicer):
     async def ListSlots(self, request: pb.ListSlotsRequest, context: Any) -> pb.ListSlotsResponse:
         """Lists the slots of all workers of a model."""
         _, listed = await self._slots(request.model)
-        return pb.ListSlotsResponse(slots=[slot for _, slot in numbered(listed)])
+        return pb.ListSlotsResponse(slots=numbered(listed))
 
     async def SaveSlot(self, request: pb.SaveSlotRequest, context: Any) -> pb.SaveSlotResponse:
         """Lets the slot's worker save it."""

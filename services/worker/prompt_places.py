@@ -22,24 +22,38 @@ class Line:
     """The part of it around the place, short enough to show."""
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Where a message stands in a prompt."""
+
+    index: int
+    start: int
+    end: int
+    is_whole: bool
+    """Whether all of it stands there, and not only its beginning."""
+
+
 def place_of(chat: pb.ChatPrompt, text: str, offset: int, *, token_index: int) -> pb.PromptPlace:
     """Names the part of a prompt that a character is in.
 
     Templates move and trim what messages say, so each is looked for behind the one before it.
     """
     place = pb.PromptPlace(token_index=token_index)
-    found: tuple[int, int] | None = None  # index and end of the last message that begins before the character
-    for index, (start, end) in _messages(chat, text):
-        if start > offset:
+    found: _Found | None = None  # the last message that begins before the character
+    for message in _messages(chat, text):
+        if message.start > offset:
             break
-        found = index, end
-    tools_start = text.find(chat.tools[0].name, found[1] if found else 0) if chat.tools else -1
+        found = message
+    tools_start = text.find(chat.tools[0].name, found.end if found else 0) if chat.tools else -1
     is_before_tools = tools_start < 0 or offset < text.rfind("\n", 0, tools_start) + 1
-    is_system = found is not None and chat.messages[found[0]].role == pb.ROLE_SYSTEM
+    is_system = found is not None and chat.messages[found.index].role == pb.ROLE_SYSTEM
     if (found is None or is_system) and not is_before_tools:
         place.in_tools = True
     elif found is not None:
-        place.message_index, place.role = found[0], chat.messages[found[0]].role
+        # What the template writes behind a message leads in the next one.
+        is_past = found.is_whole and offset >= found.end and found.index + 1 < len(chat.messages)
+        place.message_index = found.index + is_past
+        place.role = chat.messages[place.message_index].role
     return place
 
 
@@ -54,13 +68,14 @@ def line_at(text: str, offset: int) -> Line:
     return Line(start, text[start:end], f"{before}{shown}{after}")
 
 
-def _messages(chat: pb.ChatPrompt, text: str) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Index, start and end of each message that is found in a prompt, in order."""
+def _messages(chat: pb.ChatPrompt, text: str) -> Iterator[_Found]:
+    """The messages that are found in a prompt, in order."""
     at = 0
     for index, message in enumerate(chat.messages):
         said = "".join(part.text for part in message.content).strip()
         wanted = said or next((call.name for call in message.tool_calls), "")
         start = text.find(wanted[:_HEAD], at) if wanted else -1
         if start >= 0:
-            at = start + (len(said) if text.startswith(said, start) else len(wanted[:_HEAD]))
-            yield index, (start, at)
+            is_whole = bool(said) and text.startswith(said, start)
+            at = start + (len(said) if is_whole else len(wanted[:_HEAD]))
+            yield _Found(index, start, at, is_whole)

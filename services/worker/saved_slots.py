@@ -84,9 +84,7 @@ class SavedSlots:
             raise InvalidRequest(f"Slot {slot_id} holds nothing that could be saved.", param="id_slot")
         while await self._on_engine(partial(self._pool.save_next, slot_id)):
             pass
-        last, count, size_bytes = await self._store(
-            await asyncio.to_thread(HashedTokens, tokens.tolist(), self._fingerprint)
-        )
+        last, count, size_bytes = await self._store(await self._hashed(tokens))
         if not count:
             raise InvalidRequest(f"The state of slot {slot_id} is kept nowhere any more.", param="id_slot")
         if not await self._archive.name(name, last):
@@ -123,8 +121,11 @@ class SavedSlots:
         await self._on_engine(drop)
         if tokens is None:
             return 0
-        self._forget(await asyncio.to_thread(HashedTokens, tokens.tolist(), self._fingerprint))
+        self._forget(await self._hashed(tokens))
         return len(tokens)
+
+    async def _hashed(self, tokens: Tokens) -> HashedTokens:
+        return await asyncio.to_thread(HashedTokens, tokens.tolist(), self._fingerprint)
 
     def _forget(self, known: HashedTokens) -> None:
         """Drops blocks from memory, from the end, as far as no other conversation goes on from them."""
