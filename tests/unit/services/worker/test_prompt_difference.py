@@ -28,9 +28,8 @@ def test_an_inserted_word_is_a_place_of_no_length_in_the_known_prompt() -> None:
 
 
 def test_two_changed_words_are_two_places() -> None:
-    found = difference(
-        [*TEXT[:50], -1, *TEXT[50:200], -1, *TEXT[200:]], [*TEXT[:50], -2, *TEXT[50:200], -2, *TEXT[200:]]
-    )
+    begin, middle, end = TEXT[:50], TEXT[50:200], TEXT[200:]
+    found = difference([*begin, -1, *middle, -1, *end], [*begin, -2, *middle, -2, *end])
     assert found is not None
     assert (found.place_count, found.repeated_count) == (2, 350)
 
