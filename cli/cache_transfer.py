@@ -26,7 +26,7 @@ from services.shared.sealing import BlobRejected, Buffer
 if TYPE_CHECKING:
     from localcode.cache.v1.blocks_pb2_grpc import BlockStoreServiceAsyncStub
 
-PASSPHRASE_VARIABLE: Final = "LOCALCODE_ARCHIVE_PASSPHRASE"
+PASSPHRASE_VARIABLE: Final = "LOCALCODE_ARCHIVE_PASSPHRASE"  # noqa: S105  # the name of one
 _TRANSFER_SECONDS: Final = 60.0
 _PIECE_BYTES: Final = 1024 * 1024
 _FOREIGN_HELP: Final = (

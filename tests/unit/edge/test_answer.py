@@ -154,9 +154,8 @@ def test_where_cached_tokens_came_from_is_told_if_the_backend_tells_it() -> None
 
 
 def test_what_became_of_a_prompt_in_the_caches_goes_with_the_timings() -> None:
-    place = pb.PromptPlace(
-        token_index=7, message_index=0, role=pb.ROLE_SYSTEM, excerpt="Date: 2", known_excerpt="Date: 1"
-    )
+    texts = {"excerpt": "Date: 2", "known_excerpt": "Date: 1"}
+    place = pb.PromptPlace(token_index=7, message_index=0, role=pb.ROLE_SYSTEM, **texts)
     end = finish(cached_from=pb.CacheSources(disk_token_count=6, remote_token_count=2))
     end.finish.cache.CopyFrom(
         pb.CacheExplanation(
