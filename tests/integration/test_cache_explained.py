@@ -69,19 +69,19 @@ async def ask(client: httpx.AsyncClient, directory: str, **fields: Any) -> httpx
 
 async def test_answers_say_why_state_was_missing_and_slots_are_saved(scripted_chat_model: Path, tmp_path: Path) -> None:
     async with system(scripted_chat_model, tmp_path) as client:
-        first = await ask(client, "/home/a")
+        first = await ask(client, "/srv/a")
         assert first.json()["timings"]["cache"]["miss"]["reason"] == "unknown"
-        again = (await ask(client, "/home/a")).json()["timings"]["cache"]
+        again = (await ask(client, "/srv/a")).json()["timings"]["cache"]
         assert again["miss"] is None
         assert again["parked"] > 0
-        miss = (await ask(client, "/home/b")).json()["timings"]["cache"]["miss"]
+        miss = (await ask(client, "/srv/b")).json()["timings"]["cache"]["miss"]
         assert (miss["reason"], miss["place"]["message"], miss["place"]["part"]) == ("differs", 0, "system")
         assert (miss["place"]["excerpt"], miss["place"]["known_excerpt"]) == (
-            "Directory: /home/b",
-            "Directory: /home/a",
+            "Directory: /srv/b",
+            "Directory: /srv/a",
         )
         assert miss["repeated_tokens"] > 128
-        streamed = await ask(client, "/home/c", stream=True)
+        streamed = await ask(client, "/srv/c", stream=True)
         assert "user message" in streamed.text
 
         slots = (await client.get("/slots")).json()
@@ -97,7 +97,7 @@ async def test_answers_say_why_state_was_missing_and_slots_are_saved(scripted_ch
         restored = (await client.post(path, params={"action": "restore"}, json=name)).json()
         assert restored["n_restored"] == saved["n_saved"]
         assert restored["timings"]["restore_ms"] >= 0
-        back = (await ask(client, "/home/c")).json()
+        back = (await ask(client, "/srv/c")).json()
         assert back["timings"]["cache"]["ram"] > 256
         assert back["usage"]["prompt_tokens_details"]["cached_tokens"] > 256
 

@@ -120,11 +120,11 @@ def test_an_answer_that_comes_back_changed_is_told_as_the_message_it_is() -> Non
 
 def test_a_change_is_told_with_its_place_and_what_it_cost() -> None:
     made = explainer()
-    say(made, environment("/home/a"))
-    told = say(made, environment("/home/b"), cached=rendered(environment("/home/b")).index("b\n</env>"))
+    say(made, environment("/srv/a"))
+    told = say(made, environment("/srv/b"), cached=rendered(environment("/srv/b")).index("b\n</env>"))
     assert told.miss == pb.CACHE_MISS_DIFFERS
     assert (told.place.message_index, told.place.role) == (0, pb.ROLE_SYSTEM)
-    assert (told.place.excerpt, told.place.known_excerpt) == ("Directory: /home/b", "Directory: /home/a")
+    assert (told.place.excerpt, told.place.known_excerpt) == ("Directory: /srv/b", "Directory: /srv/a")
     assert told.repeated_token_count > len(RULES)
     assert told.repeated_seconds == pytest.approx(told.repeated_token_count / 100)
 
@@ -144,8 +144,8 @@ def test_state_older_than_what_is_remembered_needs_no_explanation() -> None:
 
 def test_another_tenants_prompt_is_never_told() -> None:
     made = explainer()
-    say(made, environment("/home/secret"), key="one")
-    told = say(made, environment("/home/mine"), key="two")
+    say(made, environment("/srv/secret"), key="one")
+    told = say(made, environment("/srv/mine"), key="two")
     assert told.miss == pb.CACHE_MISS_UNKNOWN
     assert b"secret" not in told.SerializeToString()
 
@@ -153,11 +153,11 @@ def test_another_tenants_prompt_is_never_told() -> None:
 def test_a_place_that_keeps_changing_is_logged_once_with_the_remedy() -> None:
     made = explainer(shows_content=True)
     with capture_logs() as logs:
-        told = [say(made, environment(f"/home/{name}")) for name in "abcd"]
+        told = [say(made, environment(f"/srv/{name}")) for name in "abcd"]
     assert ["environment_in_user" in one.remedy for one in told] == [False, False, True, True]
     assert "[models.coder]" in told[2].remedy
     (warning,) = [entry for entry in logs if entry["event"] == "volatile_prompt_part"]
-    assert warning["excerpt"] == "Directory: /home/c"
+    assert warning["excerpt"] == "Directory: /srv/c"
     assert warning["log_level"] == "warning"
 
 
@@ -177,11 +177,11 @@ def test_excerpts_reach_others_only_where_content_may_be_logged() -> None:
     for shows_content in (False, True):
         made = explainer(shows_content=shows_content)
         with capture_logs() as logs:
-            answers = [say(made, environment(f"/home/{name}")) for name in "abc"]
-        assert answers[1].place.excerpt == "Directory: /home/b"
+            answers = [say(made, environment(f"/srv/{name}")) for name in "abc"]
+        assert answers[1].place.excerpt == "Directory: /srv/b"
         listed = made.last(2)
         assert [bool(one.cache.place.excerpt) for one in listed] == [shows_content] * 2
-        assert ("/home" in str(logs)) is shows_content
+        assert ("/srv" in str(logs)) is shows_content
         assert not made.last(0)[-1].cache.HasField("place")
 
 
@@ -194,6 +194,6 @@ def test_what_was_computed_and_could_not_be_kept_is_counted_beside_the_differenc
 
 def test_a_comparison_that_breaks_does_not_break_the_answer() -> None:
     made = explainer()
-    say(made, environment("/home/a"))
+    say(made, environment("/srv/a"))
     made.model = ModelText("coder", "template", lambda token: 1 // 0)  # type: ignore[arg-type, return-value]
-    assert say(made, environment("/home/b")).miss == pb.CACHE_MISS_UNKNOWN
+    assert say(made, environment("/srv/b")).miss == pb.CACHE_MISS_UNKNOWN
