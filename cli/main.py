@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from cli import cache_explain, cache_transfer  # noqa: F401  # they add their commands to `cache_app`
 from cli.cache_commands import cache_app
 from cli.config import load_configuration
 from cli.console import err, human_bytes, out, say

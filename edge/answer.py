@@ -156,6 +156,7 @@ def _prompt_details(usages: Sequence[pb.Usage]) -> Object:
             "running": places.running_token_count,
             "ram": places.ram_token_count,
             "disk": places.disk_token_count,
+            "remote": places.remote_token_count,
         }
     return details
 

@@ -20,7 +20,7 @@ from edge.logs import ConversationLog, UnknownFields
 from edge.metrics import EdgeMetrics
 from edge.middleware import REQUEST_ID_HEADER, RequestScope
 from edge.route_headers import MODEL_HEADER, ROUTE_HEADER
-from edge.routes import chat, health, metrics, models, route
+from edge.routes import chat, health, metrics, models, route, slots
 from edge.settings import EdgeSettings
 from edge.sse import ClientDisconnected
 from services.shared.errors import ServiceError
@@ -45,7 +45,7 @@ def build_app(settings: EdgeSettings, log_settings: LogSettings) -> FastAPI:
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
-    for router in (chat.router, models.router, route.router, health.router, metrics.router):
+    for router in (chat.router, models.router, route.router, slots.router, health.router, metrics.router):
         app.include_router(router)
     if settings.cors_origins:
         app.add_middleware(

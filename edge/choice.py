@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from edge.cache_object import cache_object
 from localcode.inference.v1 import inference_pb2 as pb
 
 FINISH_REASONS: Final = {
@@ -70,9 +71,10 @@ def _token(token: pb.TokenLogprob | pb.TopLogprob) -> Object:
 
 
 def timings_object(finish: pb.Finish) -> Object:
-    """Names durations as llama-server does."""
+    """Names durations as llama-server does; `cache` is an extension, where the backend says it."""
     usage, timings = finish.usage, finish.timings
     prefilled_count = usage.prompt_token_count - usage.cached_token_count
+    cache = {"cache": cache_object(usage, finish.cache)} if finish.HasField("cache") else {}
     return {
         "queue_ms": timings.queue_seconds * 1000,
         "cache_n": usage.cached_token_count,
@@ -84,6 +86,7 @@ def timings_object(finish: pb.Finish) -> Object:
         "predicted_ms": timings.decode_seconds * 1000,
         "predicted_per_token_ms": _rate(timings.decode_seconds * 1000, usage.completion_token_count),
         "predicted_per_second": _rate(usage.completion_token_count, timings.decode_seconds),
+        **cache,
     }
 
 

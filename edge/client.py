@@ -1,20 +1,27 @@
 """The edge's view of the router, or of the single worker that it is pointed at."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from grpc import ChannelConnectivity, StatusCode
 from grpc.aio import Channel, UnaryStreamCall
 
 from localcode.inference.v1 import inference_pb2 as pb
 from localcode.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from localcode.inference.v1.state_pb2_grpc import StateServiceStub
 from localcode.router.v1 import router_pb2
 from localcode.router.v1.router_pb2_grpc import RouterServiceStub
 from localcode.supervisor.v1 import supervisor_pb2
 from services.shared.grpc_runtime import is_serving, open_channel
 
+if TYPE_CHECKING:
+    from localcode.inference.v1.state_pb2_grpc import StateServiceAsyncStub as StateStub
+else:
+    StateStub = StateServiceStub
+_STATE_TIMEOUT_SECONDS: Final = 120.0  # a slot is waited for, and a long conversation written
 _ESTIMATE_TIMEOUT_SECONDS: Final = 30.0  # a long prompt is tokenized
 _LOAD_TIMEOUT_SECONDS: Final = 10.0
 _STATES: Final = {
@@ -23,6 +30,7 @@ _STATES: Final = {
     ChannelConnectivity.CONNECTING: 2,
     ChannelConnectivity.TRANSIENT_FAILURE: 3,
 }
+Answer = TypeVar("Answer")
 GenerateCall = UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]
 
 
@@ -33,6 +41,7 @@ class _Peer:
         self.channel = channel
         self.inference = InferenceServiceStub(channel)
         self.router = RouterServiceStub(channel)
+        self.state: StateStub = StateServiceStub(channel)
 
 
 class InferenceClient:
@@ -70,6 +79,10 @@ class InferenceClient:
             if error.code() == StatusCode.UNIMPLEMENTED:
                 return None
             raise
+
+    async def state(self, method: Callable[[StateStub], Callable[..., Awaitable[Answer]]], request: Message) -> Answer:
+        """Asks something about the state of conversations."""
+        return await method(self._peer().state)(request, timeout=_STATE_TIMEOUT_SECONDS)
 
     async def route(self, request: pb.GenerateRequest) -> router_pb2.RouteResponse:
         """Asks where a request would go."""

@@ -42,7 +42,7 @@ class SystemState:
 @router.get("/")
 async def get_root() -> Response:
     """Says what this is."""
-    endpoints = ["/v1/chat/completions", "/v1/models", "/health", "/metrics"]
+    endpoints = ["/v1/chat/completions", "/v1/models", "/slots", "/health", "/metrics"]
     return json_response({"name": "LocalCode", "version": VERSION, "endpoints": endpoints})
 
 

@@ -105,6 +105,15 @@ class BlockIndex(Protocol):
     async def pin(self, hashes: Sequence[bytes], *, is_pinned: bool) -> int:
         """Keeps known blocks from being removed, or no longer; counts those that are known."""
 
+    async def name(self, name: bytes, block_hash: bytes) -> bool:
+        """Gives a known block a name and pins it; says whether it is known.
+
+        The block that had the name before is no longer pinned, unless another name means it too.
+        """
+
+    async def named(self, name: bytes) -> bytes | None:
+        """Finds the block that has a name."""
+
     async def page(self, after: bytes, limit: int) -> tuple[list[StoredBlock], bytes]:
         """Lists blocks, those of one parent together, and where the next page begins; empty after the last."""
 
@@ -155,6 +164,7 @@ class MemoryBlockIndex:
         self._children: list[bytes] = []  # parent and hash of each block, sorted
         self._leases: dict[bytes, dict[str, float]] = {}
         self._removals: dict[bytes, float] = {}
+        self._names: dict[bytes, bytes] = {}
         self._counts = BlockCounts()
 
     async def add(self, facts: BlockFacts, *, is_written: bool) -> bool:
@@ -208,6 +218,20 @@ class MemoryBlockIndex:
             self._count(pinned_count=is_pinned - entry.is_pinned)
             entry.is_pinned = is_pinned
         return len(known)
+
+    async def name(self, name: bytes, block_hash: bytes) -> bool:
+        """Gives a known block a name and pins it."""
+        if not await self.pin([block_hash], is_pinned=True):
+            return False
+        old = self._names.get(name)
+        self._names[name] = block_hash
+        if old is not None and old not in self._names.values():
+            await self.pin([old], is_pinned=False)
+        return True
+
+    async def named(self, name: bytes) -> bytes | None:
+        """Finds the block that has a name."""
+        return self._names.get(name)
 
     async def page(self, after: bytes, limit: int) -> tuple[list[StoredBlock], bytes]:
         """Lists blocks, those of one parent together."""

@@ -13,7 +13,8 @@ from services.cache.block_index import Lease, StoredBlock
 from services.cache.block_store import BlockStore
 from services.cache.verify import Findings, verify
 from services.shared.blob_directory import blob_path
-from services.shared.errors import InvalidRequest
+from services.shared.errors import BlockNotFound, InvalidRequest, NameNotFound
+from services.shared.names import checked_name
 from services.shared.sealing import HASH_BYTES
 
 MAX_HASHES: Final = 4096
@@ -117,6 +118,20 @@ class BlockStoreServicer(BlockStoreServiceServicer):
         known_count = await self._store.index.pin(request.hashes, is_pinned=not request.unpin)
         return pb.PinBlocksResponse(known_count=known_count)
 
+    async def NameBlock(self, request: pb.NameBlockRequest, context: Any) -> pb.NameBlockResponse:
+        """Gives a block a name, and pins it."""
+        _check_hashes([request.hash], "hash")
+        if not await self._store.index.name(_full_name(request.fingerprint, request.name), request.hash):
+            raise BlockNotFound("No block of this hash is stored.")
+        return pb.NameBlockResponse()
+
+    async def FindNamedBlock(self, request: pb.FindNamedBlockRequest, context: Any) -> pb.FindNamedBlockResponse:
+        """Finds the block of a name."""
+        found = await self._store.index.named(_full_name(request.fingerprint, request.name))
+        if found is None:
+            raise NameNotFound(f"Nothing is saved under the name {request.name!r}.", param="name")
+        return pb.FindNamedBlockResponse(hash=found)
+
     async def ListBlocks(self, request: pb.ListBlocksRequest, context: Any) -> pb.ListBlocksResponse:
         """Lists a page of the index."""
         if request.page_size > MAX_PAGE:
@@ -211,6 +226,11 @@ def _progress(findings: Findings, total_bytes: int, *, done: bool = False) -> pb
         missing_count=findings.missing_count,
         done=done,
     )
+
+
+def _full_name(fingerprint: bytes, name: str) -> bytes:
+    _check_hashes([fingerprint], "fingerprint")
+    return fingerprint + checked_name(name, param="name").encode()
 
 
 def _check_hashes(hashes: Sequence[bytes], param: str) -> None:

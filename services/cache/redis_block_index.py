@@ -61,6 +61,15 @@ class RedisBlockIndex:
         """Keeps known blocks from being removed, or no longer."""
         return int(await self._run("pin", int(is_pinned), *hashes))
 
+    async def name(self, name: bytes, block_hash: bytes) -> bool:
+        """Gives a known block a name and pins it."""
+        return bool(await self._run("name", name, block_hash))
+
+    async def named(self, name: bytes) -> bytes | None:
+        """Finds the block that has a name."""
+        found = await self._run("named", name)
+        return None if found is None else bytes(found)
+
     async def page(self, after: bytes, limit: int) -> tuple[list[StoredBlock], bytes]:
         """Lists blocks, those of one parent together."""
         found, last = await self._run("page", after, limit)

@@ -12,10 +12,11 @@ KEY_NAMES: Final = (
     "block_guards",  # hash -> leases on it
     "block_removals",  # hash, sorted by when its removal is given up
     "block_counts",  # what has happened
+    "block_names",  # fingerprint and name -> hash
 )
 _COMMON: Final = """
 local blocks, hits, uses, pins, children = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local leases, guards, removals, counts = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local leases, guards, removals, counts, names = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local now = ARGV[1]
 local function release(member)
   if redis.call('ZREM', leases, member) == 1 then
@@ -121,6 +122,23 @@ for place = 3, #ARGV do
 end
 return known
 """
+_NAME: Final = """
+local name, hash = ARGV[2], ARGV[3]
+if redis.call('HEXISTS', blocks, hash) == 0 then return 0 end
+local old = redis.call('HGET', names, name)
+redis.call('HSET', names, name, hash)
+redis.call('SADD', pins, hash)
+if old and old ~= hash then
+  for _, other in ipairs(redis.call('HVALS', names)) do
+    if other == old then return 1 end
+  end
+  redis.call('SREM', pins, old)
+end
+return 1
+"""
+_NAMED: Final = """
+return redis.call('HGET', names, ARGV[2])
+"""
 _PAGE: Final = """
 local after = ARGV[2] == '' and '-' or '(' .. ARGV[2]
 local members = redis.call('ZRANGEBYLEX', children, after, '+', 'LIMIT', 0, ARGV[3])
@@ -182,6 +200,8 @@ SCRIPTS: Final = {
     "use": _COMMON + _USE,
     "release": _COMMON + _RELEASE,
     "pin": _COMMON + _PIN,
+    "name": _COMMON + _NAME,
+    "named": _COMMON + _NAMED,
     "page": _COMMON + _PAGE,
     "latest": _COMMON + _LATEST,
     "count_computed": _COMMON + _COUNT_COMPUTED,

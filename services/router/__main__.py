@@ -10,6 +10,7 @@ from grpc.aio import Server
 
 from localcode.cache.v1.cache_pb2_grpc import CacheServiceStub
 from localcode.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from localcode.inference.v1.state_pb2_grpc import add_StateServiceServicer_to_server
 from localcode.router.v1.router_pb2_grpc import add_RouterServiceServicer_to_server
 from localcode.supervisor.v1.supervisor_pb2_grpc import SupervisorServiceStub
 from services.router.flights import Flights
@@ -22,6 +23,7 @@ from services.router.residency import Residency
 from services.router.routes import RouteSettings
 from services.router.servicer import RouterServicer
 from services.router.settings import RouterSettings
+from services.router.state import StateServicer
 from services.router.workers import WorkerDirectory
 from services.shared.grpc_runtime import HealthService, open_channel, running_server, wait_for_stop_signal
 from services.shared.settings import ConfigurationError, LogSettings, load_document, load_settings
@@ -54,6 +56,7 @@ async def serve(settings: RouterSettings, routes: RouteSettings, configured: tup
         def register(server: Server) -> None:
             add_InferenceServiceServicer_to_server(servicer, server)
             add_RouterServiceServicer_to_server(servicer, server)
+            add_StateServiceServicer_to_server(StateServicer(settings, configured, workers), server)
 
         async with workers.watching(), residency.watching():
             async with running_server(

@@ -12,6 +12,7 @@ from grpc.aio import Channel
 from localcode.cache.v1 import cache_pb2
 from localcode.inference.v1 import inference_pb2 as pb
 from localcode.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from localcode.inference.v1.state_pb2_grpc import StateServiceStub
 from services.router.breaker import Breaker
 from services.router.placement import Candidate, others_load
 from services.router.trip import Trip
@@ -30,6 +31,7 @@ class RoutedWorker:
         self.registration = registration
         self.channel = channel
         self.stub = InferenceServiceStub(channel)
+        self.state_stub = StateServiceStub(channel)
         self.is_healthy = False
         self.breaker = Breaker()
         self.failed_check_count = 0

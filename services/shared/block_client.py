@@ -62,6 +62,8 @@ class StoredChain:
     hashes: tuple[bytes, ...] = ()
     next: tuple[NextBlock, ...] = ()
     lease_id: str = ""
+    size_bytes: int = 0
+    """Bytes that the beginning takes in the store."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class BlockClient:
             return StoredChain()
         self._trouble.worked(Use.ASKING)
         following = tuple(NextBlock(block.hash, block.token_count) for block in answer.next)
-        return StoredChain(tuple(block.hash for block in answer.blocks), following, answer.lease_id)
+        size_bytes = sum(block.size_bytes for block in answer.blocks)
+        return StoredChain(tuple(block.hash for block in answer.blocks), following, answer.lease_id, size_bytes)
 
     async def release(self, chain: StoredChain, *, used: Iterable[bytes] = ()) -> None:
         """Ends the lease of a lookup, and counts the use of those of `next` that were restored."""
@@ -174,6 +177,31 @@ class BlockClient:
                 return False
         self._trouble.worked(Use.ASKING, Use.WRITING)
         return True
+
+    async def name(self, name: str, block_hash: bytes) -> bool:
+        """Gives a stored block a name and pins it, and with it all before it; says whether that is so now."""
+        request = pb.NameBlockRequest(fingerprint=self._fingerprint, name=name, hash=block_hash)
+        try:
+            await self._stub.NameBlock(request, timeout=_CALL_SECONDS)
+        except AioRpcError as error:
+            self._trouble.failed(Use.ASKING, error)
+            return False
+        return True
+
+    async def named(self, name: str) -> bytes | None:
+        """The block that has a name; None if none has. Raises `AioRpcError` where the store does not answer."""
+        request = pb.FindNamedBlockRequest(fingerprint=self._fingerprint, name=name)
+        try:
+            return (await self._stub.FindNamedBlock(request, timeout=_TRANSFER_SECONDS)).hash
+        except AioRpcError as error:
+            if error.code() is StatusCode.NOT_FOUND:
+                return None
+            raise
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether blocks come through the cache service: this process does not see the store's directory."""
+        return self._directory is None
 
     async def _get(
         self, block_hash: bytes, open_it: Callable[[bytes, Buffer], Opened | None], *, header_only: bool = False

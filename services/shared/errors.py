@@ -100,6 +100,13 @@ class BlockNotFound(ServiceError):
     reason = "block_not_found"
 
 
+class NameNotFound(ServiceError):
+    """Nothing was saved under this name."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "name_not_found"
+
+
 class BlockBusy(ServiceError):
     """A block of this hash is being deleted; storing it works a moment later."""
 

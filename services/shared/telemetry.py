@@ -16,6 +16,11 @@ def is_pretty(settings: LogSettings) -> bool:
     return settings.format == "pretty" or (settings.format == "auto" and sys.stderr.isatty())
 
 
+def shows_content(settings: LogSettings) -> bool:
+    """Says whether text of prompts and answers may be shown outside of the answer itself."""
+    return settings.content in ("preview", "full") or (settings.content == "auto" and is_pretty(settings))
+
+
 def configure_logging(settings: LogSettings, *, process: str) -> None:
     """Sends all log events of this process to its error stream, and to a rotated file if a directory is set."""
     shared: list[Any] = [

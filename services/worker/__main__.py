@@ -6,31 +6,35 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
 import structlog
+from grpc.aio import Server
 
 from localcode.cache.v1 import cache_pb2
 from localcode.inference.v1 import inference_pb2 as pb
 from localcode.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from localcode.inference.v1.state_pb2_grpc import add_StateServiceServicer_to_server
 from services.shared.block_client import open_block_client
 from services.shared.grpc_runtime import HealthService, running_server, wait_for_stop_signal
 from services.shared.keyring import KEY_FILE, KEY_VARIABLE, load_keyring
 from services.shared.registration import registered
 from services.shared.settings import ConfigurationError, LogSettings, load_document, load_settings
-from services.shared.telemetry import configure_logging, serve_metrics
+from services.shared.telemetry import configure_logging, serve_metrics, shows_content
 from services.worker import metrics
 from services.worker.chat_template import CHATML
 from services.worker.engine import Engine, EngineLimits
+from services.worker.explain import Explainer, ModelText
 from services.worker.llama import LoadFailed, device_names
 from services.worker.loading import Loaded, load
 from services.worker.prompt_layout import template_of
 from services.worker.prompts import Preparer
+from services.worker.saved_slots import SavedSlots
 from services.worker.servicer import InferenceServicer, Mailbox
 from services.worker.settings import WorkerSettings
 from services.worker.speculation import SpeculationOptions
+from services.worker.state_servicer import StateServicer
 from services.worker.stored_tier import StoredTier
 from services.worker.watchdog import watch
 
@@ -43,13 +47,14 @@ def main() -> None:
         document = load_document()
         name = os.environ.get("LOCALCODE_WORKER_NAME", "")
         settings = load_settings(WorkerSettings, "models", name, document=document)
-        configure_logging(load_settings(LogSettings, "log", document=document), process=f"worker-{settings.name}")
-        asyncio.run(_serve(settings))
+        log_settings = load_settings(LogSettings, "log", document=document)
+        configure_logging(log_settings, process=f"worker-{settings.name}")
+        asyncio.run(_serve(settings, shows_content=shows_content(log_settings)))
     except (ConfigurationError, LoadFailed) as error:
         sys.exit(str(error))
 
 
-async def _serve(settings: WorkerSettings) -> None:
+async def _serve(settings: WorkerSettings, *, shows_content: bool) -> None:
     started = time.monotonic()
     loaded = await asyncio.to_thread(load, settings)
     engine = Engine(
@@ -62,22 +67,23 @@ async def _serve(settings: WorkerSettings) -> None:
         kv_cells=loaded.size.cells, slots=settings.slots, threads=loaded.threads, devices=device_names() or ["CPU"],
     )  # fmt: skip
     try:
-        await _serve_engine(settings, loaded, engine)
+        await _serve_engine(settings, loaded, engine, shows_content=shows_content)
     finally:
         engine.stop()
 
 
-async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine) -> None:
+async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine, *, shows_content: bool) -> None:
     worker_id = f"{settings.name}-{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    explainer = _explainer(settings, loaded, worker_id, shows_content=shows_content)
     health = HealthService()
     metrics.observe(engine, model=settings.name, ram=loaded.ram)
     serve_metrics(settings.metrics_port)
 
     async with (
-        _stored_tier(settings, loaded, engine) as stored,
+        _stored_tier(settings, loaded, engine) as (stored, saved),
         running_server(
             settings.listen,
-            partial(add_InferenceServiceServicer_to_server, _servicer(settings, loaded, engine, worker_id, stored)),
+            _services(settings, loaded, engine, explainer, stored, saved),
             health_service=health,
             stop_grace_seconds=settings.drain_seconds,
         ) as address,
@@ -93,10 +99,12 @@ async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine
 
 
 @asynccontextmanager
-async def _stored_tier(settings: WorkerSettings, loaded: Loaded, engine: Engine) -> AsyncIterator[StoredTier | None]:
+async def _stored_tier(
+    settings: WorkerSettings, loaded: Loaded, engine: Engine
+) -> AsyncIterator[tuple[StoredTier | None, SavedSlots | None]]:
     """Connects host memory with the block store. Recurrent models keep whole states, in memory only."""
     if loaded.ram is None or not settings.kv_store or not loaded.model.forks_at_any_token:
-        yield None
+        yield None, None
         return
     keyring = load_keyring(settings.state_directory / KEY_FILE, os.environ.get(KEY_VARIABLE, ""))
     async with open_block_client(settings.cache_address, fingerprint=loaded.fingerprint, keyring=keyring) as archive:
@@ -108,14 +116,40 @@ async def _stored_tier(settings: WorkerSettings, loaded: Loaded, engine: Engine)
         )  # fmt: skip
         metrics.observe_store(stored, model=settings.name)
         stored.warm(loaded.ram.budget_bytes // 2 if settings.warm_bytes is None else settings.warm_bytes)
+        saved = SavedSlots(engine, loaded.pool, loaded.ram, archive, fingerprint=loaded.fingerprint)
         try:
-            yield stored
+            yield stored, saved
         finally:
             await stored.close()
 
 
+def _explainer(settings: WorkerSettings, loaded: Loaded, worker_id: str, *, shows_content: bool) -> Explainer:
+    model = loaded.model
+    text = ModelText(
+        settings.name, settings.prompt_layout, lambda token: model.piece(token) or model.token_text(token).encode()
+    )
+    return Explainer(text, worker_id, shows_content)
+
+
+def _services(
+    settings: WorkerSettings, loaded: Loaded, engine: Engine, explainer: Explainer, stored: StoredTier | None = None,
+    saved: SavedSlots | None = None,
+) -> Callable[[Server], None]:  # fmt: skip
+    """Registers all that a worker serves."""
+    inference = _servicer(settings, loaded, engine, explainer, stored)
+    state = StateServicer(
+        engine, explainer, saved, names=(settings.name, *settings.aliases), context_length=loaded.size.context
+    )
+
+    def register(server: Server) -> None:
+        add_InferenceServiceServicer_to_server(inference, server)
+        add_StateServiceServicer_to_server(state, server)
+
+    return register
+
+
 def _servicer(
-    settings: WorkerSettings, loaded: Loaded, engine: Engine, worker_id: str, stored: StoredTier | None = None
+    settings: WorkerSettings, loaded: Loaded, engine: Engine, explainer: Explainer, stored: StoredTier | None = None
 ) -> InferenceServicer:
     model = loaded.model
     template = template_of(settings.prompt_layout, model.chat_template or CHATML)
@@ -132,7 +166,7 @@ def _servicer(
         parameter_count=model.parameter_count,
     )
     return InferenceServicer(
-        engine, model, preparer, description, worker_id=worker_id,
+        engine, model, preparer, description, explainer=explainer,
         speculation=SpeculationOptions(settings.speculation, settings.speculation_tokens),
         has_draft_model=loaded.draft_model is not None, stored=stored,
     )  # fmt: skip

@@ -3,10 +3,12 @@
 import time
 
 from localcode.inference.v1 import inference_pb2 as pb
+from services.worker.blocks import HashedTokens
 from services.worker.cost import StepCost
 from services.worker.generation import Generation
 from services.worker.kv_pool import KvPool
 from services.worker.outbox import Outbox
+from services.worker.parking import Match
 from services.worker.requests import Requests
 from services.worker.scheduler import in_order, shared_length, waits_for_sibling
 
@@ -45,7 +47,7 @@ class Admission:
         if running and self._pool.room_beside(match) < needed:
             generation.blocked_at = self._requests.released_count
             return False
-        if self._pool.fetch(key, match, now=now, is_streaming=self._requests.is_streaming):
+        if self._fetch(generation, key, match, now):
             return True
         match = self._pool.best_match(key, computed)
         sources = self._pool.sources(match)
@@ -54,6 +56,13 @@ class Admission:
         if generation.started_at is None:
             generation.started_at, generation.cached = now, sources
         return True
+
+    def _fetch(self, generation: Generation, key: HashedTokens, match: Match | None, now: float) -> bool:
+        """Brings state back into cells for a request; true if there is more to come."""
+        started = time.monotonic()
+        must_wait = self._pool.fetch(key, match, now=now, is_streaming=self._requests.is_streaming)
+        generation.restore_seconds += time.monotonic() - started
+        return must_wait
 
     def _waits_for_sibling(self, generation: Generation, known_count: int) -> bool:
         """Whether a running prompt will soon have computed more of this one than is known now."""

@@ -4,8 +4,10 @@ A step: take requests → drop cancelled → admit → plan (pure) → `llama_de
 """
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
@@ -20,12 +22,14 @@ from services.worker.llama import LlamaContext, LlamaModel
 from services.worker.outbox import Outbox, Post
 from services.worker.planning import Planner
 from services.worker.requests import Requests
+from services.worker.slots import SlotBook, SlotState
 from services.worker.speculation import MOST_PER_STEP
 from services.worker.speculation.draft_model import DraftModel
 from services.worker.speculation.speculator import Guesses, Speculator
 from services.worker.step_runner import StepRunner
 from services.worker.warm_up import warm_up
 
+T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
@@ -102,6 +106,29 @@ class Engine:
         """Frees a request's slot at the next step. Cancelling one that has ended does nothing."""
         generation.is_cancelled = True
 
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Lets the engine's thread do something between two steps."""
+        done: Future[T] = Future()
+
+        def run() -> None:
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(work())
+                except Exception as error:
+                    done.set_exception(error)
+
+        self._requests.put(run)
+        return done
+
+    @property
+    def slots(self) -> SlotBook:
+        """Which conversation each sequence stands for; only for work that the engine's thread does."""
+        return self._requests.slots
+
+    def slot_states(self) -> list[SlotState]:
+        """What each sequence does; only for work that the engine's thread does."""
+        return self.slots.states({one.sequence_id: one for one in self._requests.running})
+
     def load(self) -> EngineLoad:
         """Reports how busy the engine is."""
         return EngineLoad(
@@ -169,4 +196,5 @@ class Engine:
             generation.keeps_state = False
             self._requests.end(generation)
         self._pool.drop_parked()
+        self.slots.clear_all()
         self._context.clear()

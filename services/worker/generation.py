@@ -56,6 +56,10 @@ class Generation:
     """Tokens whose KV state was there when it started."""
     fetched_count: int = 0
     """Tokens whose KV state was brought into host memory for it, from the block store."""
+    was_fetched_remotely: bool = False
+    """Whether that came through the cache service instead of from a directory."""
+    restore_seconds: float = 0.0
+    """How long it took to bring state back, from the store and into cells."""
     started_at: float | None = None
     first_token_at: float | None = None
     is_cancelled: bool = False

@@ -48,6 +48,24 @@ class KvPool(ParkedSequences):
         self._fingerprint = fingerprint
         self._fetching: _Fetch | None = None
 
+    @property
+    def store(self) -> BlockStore | None:
+        """Where blocks of parked sequences go; None where state can't be moved in blocks."""
+        return self._mover.store if self._mover else None
+
+    def save_next(self, sequence_id: int) -> bool:
+        """Gives the store the next block of a parked sequence that it lacks; says whether there was one."""
+        parked = self._parked.get(sequence_id)
+        if parked is None or parked.tried_block_count >= parked.known.block_count:
+            return False
+        self._save(parked, parked.tried_block_count)
+        return True
+
+    def erase(self, sequence_id: int) -> None:
+        """Drops the cells of a parked sequence; one that is not parked has none to drop."""
+        if parked := self._parked.get(sequence_id):
+            self._drop(parked)
+
     def room_beside(self, match: Match | None) -> int:
         """Cells that are free, or would be if all that is parked were given up but what a match shares."""
         kept = {match.sequence_id} if match else set()

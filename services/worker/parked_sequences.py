@@ -49,6 +49,8 @@ class ParkedSequences:
         self._mover = BlockMover(memory, store, clock=clock) if store is not None else None
         self._ledger = CellLedger(cells)
         self._tree = RadixTree()
+        self.sequence_count = sequences
+        """Sequence ids, those that run and those that may be parked."""
         self._free_ids = list(range(sequences - 1, -1, -1))
         self._parked: dict[int, Parked] = {}
         self._max_parked_cells = parked_cells

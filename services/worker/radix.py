@@ -29,6 +29,9 @@ class RadixTree:
     def __contains__(self, key: int) -> bool:
         return key in self._ends
 
+    def __len__(self) -> int:
+        return len(self._ends)
+
     def length(self, key: int) -> int:
         """Tokens of a sequence; 0 for an unknown one."""
         return self._lengths.get(key, 0)

@@ -3,23 +3,25 @@
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from services.worker.generation import NO_SEQUENCE, Generation
 from services.worker.kv_pool import KvPool
+from services.worker.slots import SlotBook
 from services.worker.speculation.speculator import Speculator
 
 
 class Requests:
-    """Keeps them in order, and gives back what they hold. Only `submit`, `stop` and the counts are for any thread."""
+    """Keeps them in order, and gives back what they hold. Only `submit`, `put`, `stop` and counts are for any thread."""
 
     def __init__(self, pool: KvPool, speculator: Speculator, *, at_most: int) -> None:
         self.waiting: list[Generation] = []
         self.running: list[Generation] = []
         self.released_count = 0
         """How many requests have given up their cells."""
+        self.slots = SlotBook(pool.sequence_count)
         self._pool, self._speculator = pool, speculator
-        self._inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Generation | Callable[[], None] | None] = queue.SimpleQueue()
         self._at_most = at_most
         self._open_count = 0
         self._open_count_guard = threading.Lock()
@@ -32,6 +34,10 @@ class Requests:
             self._open_count += 1
         self._inbox.put(generation)
         return True
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Lets `receive` do something else between two steps."""
+        self._inbox.put(work)
 
     def stop(self) -> None:
         """Makes `receive` say that the end has come."""
@@ -65,16 +71,20 @@ class Requests:
     def receive(self, *, waits: bool) -> bool:
         """Takes what has arrived, or waits for it; false means stop."""
         while waits or not self._inbox.empty():
-            generation = self._inbox.get()
-            if generation is None:
+            arrived = self._inbox.get()
+            if arrived is None:
                 return False
-            self.waiting.append(generation)
+            if isinstance(arrived, Generation):
+                self.waiting.append(arrived)
+            else:
+                arrived()
             waits = False
         return True
 
     def start(self, generation: Generation, sequence_id: int, computed_count: int) -> None:
         """Gives a waiting request a slot and a sequence whose first tokens are computed."""
         generation.sequence_id, generation.computed_count = sequence_id, computed_count
+        self.slots.begin(sequence_id, generation.request_id)
         self.waiting.remove(generation)
         self.running.append(generation)
 
@@ -103,8 +113,10 @@ class Requests:
 
     def _release(self, generation: Generation, kept_tokens: Sequence[int] | None) -> None:
         if kept_tokens is None:
+            self.slots.clear(generation.sequence_id)
             self._pool.close(generation.sequence_id)
         else:
+            self.slots.end(generation.sequence_id, kept_tokens)
             self._pool.park(generation.sequence_id, kept_tokens, now=time.monotonic())
         self.released_count += 1
         self._speculator.release(generation)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from services.worker.answer import Answer, merged
 from services.worker.call_guard import replay
 from services.worker.candidates import Candidates
 from services.worker.engine import Engine
+from services.worker.explain import Explainer
 from services.worker.generation import Event, Generation
 from services.worker.llama import LlamaModel
 from services.worker.prompts import BATCH_CLASSES, Prepared, Preparer
@@ -46,10 +47,11 @@ class InferenceServicer(InferenceServiceServicer):
 
     def __init__(
         self, engine: Engine, model: LlamaModel, preparer: Preparer, description: pb.ModelDescription, *,
-        worker_id: str, speculation: SpeculationOptions, has_draft_model: bool, stored: StoredTier | None = None,
+        explainer: Explainer, speculation: SpeculationOptions, has_draft_model: bool,
+        stored: StoredTier | None = None,
     ) -> None:  # fmt: skip
         self._engine, self._model, self._preparer = engine, model, preparer
-        self._description, self._worker_id = description, worker_id
+        self._description, self._explainer = description, explainer
         self._speculation, self._has_draft_model = speculation, has_draft_model
         self._candidates = Candidates(model.vocab_size)
         self._stored = stored
@@ -61,13 +63,18 @@ class InferenceServicer(InferenceServiceServicer):
         prepared, sampler = await asyncio.to_thread(self._prepare, request)
         visit = await self._visit(request, prepared)
         transcript = Transcript()
-        async with self._submitted(request, prepared, sampler, arrived_at, visit) as (generation, events):
+        async with (
+            self._submitted(request, prepared, sampler, arrived_at, visit) as (generation, events),
+            self._explained(request, generation) as complete,
+        ):
             yield self._admitted(prepared)
             while True:
                 event = await events.get()
                 if isinstance(event, Exception):
                     raise event
                 transcript.add(event.delta)
+                if event.HasField("finish"):
+                    await complete(event.finish)
                 if event.HasField("finish") and _is_whole(request, event.finish):
                     token_ids = generation.tokens[generation.prompt_token_count :]
                     self._preparer.remember(request, prepared, transcript, token_ids)
@@ -120,7 +127,7 @@ class InferenceServicer(InferenceServiceServicer):
         return await self._stored.begin(
             prepared.tokens, request_class=request.context.request_class,
             system_token_count=prepared.system_token_count,
-            prefill_rate=self._engine.load().prefill_tokens_per_second,
+            prefill_rate=self._prefill_rate,
         )  # fmt: skip
 
     def _note_end(self, visit: Visit | None, generation: Generation) -> None:
@@ -131,6 +138,29 @@ class InferenceServicer(InferenceServiceServicer):
         computed_count = max(0, generation.computed_count - generation.cached.count)
         has_called = generation.answer.has_tool_calls
         self._stored.end(visit, tokens, computed_count=computed_count, goes_on=has_called)
+
+    @property
+    def _prefill_rate(self) -> float:
+        return self._engine.load().prefill_tokens_per_second
+
+    @asynccontextmanager
+    async def _explained(
+        self, request: pb.GenerateRequest, generation: Generation
+    ) -> AsyncIterator[Callable[[pb.Finish], Awaitable[None]]]:
+        """Compares a prompt with those before it while it is computed; yields what completes the end of its answer."""
+        prompt = generation.tokens[: generation.prompt_token_count]
+        comparing = asyncio.create_task(
+            asyncio.to_thread(self._explainer.compare, request, prompt, keeps_state=generation.keeps_state)
+        )
+
+        async def complete(finish: pb.Finish) -> None:
+            self._explainer.complete(request, await comparing, finish, prefill_rate=self._prefill_rate)
+
+        try:
+            yield complete
+        finally:
+            computed = generation.tokens[: generation.computed_count]
+            comparing.add_done_callback(lambda done: self._explainer.settle(done.result(), computed))
 
     @asynccontextmanager
     async def _submitted(
@@ -184,7 +214,7 @@ class InferenceServicer(InferenceServiceServicer):
             admitted=pb.Admitted(
                 prompt_token_count=len(prepared.tokens),
                 model=self._description.name,
-                worker_id=self._worker_id,
+                worker_id=self._explainer.worker_id,
                 max_tokens=prepared.max_tokens,
             )
         )
@@ -199,7 +229,8 @@ def _keep_what_returns(generation: Generation, visit: Visit | None) -> None:
     """Of a request that nobody continues only that state is kept which an earlier prompt had too."""
     if visit is None:
         return
-    generation.fetched_count = visit.fetched_count
+    generation.fetched_count, generation.restore_seconds = visit.fetched_count, visit.fetch_seconds
+    generation.was_fetched_remotely = visit.is_remote
     if generation.is_batch:
         generation.keeps_state = visit.returning_count > 0
         generation.kept_count = visit.returning_count

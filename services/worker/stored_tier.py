@@ -32,6 +32,11 @@ _MOST_BRANCHES: Final = 4  # blocks behind the longest stored beginning that are
 class BlockArchive(block_writer.Archive, Protocol):
     """The store of blocks (`BlockClient`). Nothing in it raises: what fails is a miss."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether blocks come through the cache service."""
+        ...
+
     async def lookup(self, hashes: Sequence[bytes], *, peek: bool = False) -> StoredChain:
         """Finds the longest stored beginning of a chain."""
         ...
@@ -58,6 +63,10 @@ class Visit:
     request_class: "pb.RequestClass.ValueType"
     fetched_count: int
     """Tokens whose state was brought into host memory for it."""
+    fetch_seconds: float
+    """How long that took."""
+    is_remote: bool
+    """Whether it came through the cache service instead of from a directory."""
     returning_count: int
     """Tokens at the prompt's beginning, in whole blocks, that an earlier prompt had too."""
     is_open: bool = True
@@ -113,8 +122,10 @@ class StoredTier:
             hashes, request_class=request_class, system_block_count=system_token_count // BLOCK_TOKENS
         )
         self.writer.reconsider(hashes)
-        fetched_count = await self.fetch(wanted, prefill_rate=prefill_rate)
-        return Visit(hashes, request_class, fetched_count, returning * BLOCK_TOKENS)
+        started = time.monotonic()
+        count = await self.fetch(wanted, prefill_rate=prefill_rate)
+        seconds = time.monotonic() - started if count else 0.0
+        return Visit(hashes, request_class, count, seconds, self._archive.is_remote, returning * BLOCK_TOKENS)
 
     def end(self, visit: Visit, tokens: Sequence[int], *, computed_count: int, goes_on: bool) -> None:
         """Takes note of what became of a request: the tokens of its sequence, and how many of them were computed.

@@ -230,3 +230,21 @@ class BlockIndexContract:
         await index.count_computed(300)
         await index.count_computed(11)
         assert (await index.counts()).computed_token_count == 311
+
+    async def test_a_name_pins_its_block_until_it_means_another(self, index: BlockIndex) -> None:
+        first, second = chain("x", 1), chain("y", 1)
+        await add(index, [*first, *second])
+        assert await index.named(b"mine") is None
+        assert await index.name(b"mine", first[0].hash)
+        assert await index.name(b"too", first[0].hash)
+        assert await index.named(b"mine") == first[0].hash
+        assert await index.claim(names(first), is_eviction=False) == []
+        assert await index.name(b"mine", second[0].hash)
+        assert await index.claim(names(first), is_eviction=False) == []
+        assert await index.name(b"too", second[0].hash)
+        assert await index.claim(names(first), is_eviction=False) == names(first)
+        assert await index.named(b"too") == second[0].hash
+
+    async def test_an_unknown_block_gets_no_name(self, index: BlockIndex) -> None:
+        assert not await index.name(b"mine", bytes(32))
+        assert await index.named(b"mine") is None

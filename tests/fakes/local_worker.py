@@ -6,9 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from localcode.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from services.shared.grpc_runtime import HealthService, running_server
-from services.worker.__main__ import _limits, _servicer
+from services.worker.__main__ import _explainer, _limits, _services
 from services.worker.engine import Engine
 from services.worker.loading import load
 from services.worker.servicer import Mailbox
@@ -25,12 +24,12 @@ async def serving_worker(model_path: Path, **settings: Any) -> AsyncIterator[str
     post = Mailbox(asyncio.get_running_loop()).post
     engine = Engine(loaded.model, loaded.context, loaded.pool, loaded.lock, _limits(configured), post)
     await asyncio.to_thread(engine.start)
-    servicer = _servicer(configured, loaded, engine, "worker-1")
+    explainer = _explainer(configured, loaded, "worker-1", shows_content=True)
     health = HealthService()
     try:
         async with running_server(
             "127.0.0.1:0",
-            lambda server: add_InferenceServiceServicer_to_server(servicer, server),
+            _services(configured, loaded, engine, explainer),
             health_service=health,
             stop_grace_seconds=0.1,
         ) as address:

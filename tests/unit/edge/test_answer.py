@@ -149,8 +149,38 @@ def test_where_cached_tokens_came_from_is_told_if_the_backend_tells_it() -> None
     usage = answer_to(admitted(), finish(cached_token_count=8, cached_from=places)).usage()
     assert usage["prompt_tokens_details"] == {
         "cached_tokens": 8,
-        "cached_from": {"parked": 3, "running": 0, "ram": 5, "disk": 0},
+        "cached_from": {"parked": 3, "running": 0, "ram": 5, "disk": 0, "remote": 0},
     }
+
+
+def test_what_became_of_a_prompt_in_the_caches_goes_with_the_timings() -> None:
+    texts = {"excerpt": "Date: 2", "known_excerpt": "Date: 1"}
+    place = pb.PromptPlace(token_index=7, message_index=0, role=pb.ROLE_SYSTEM, **texts)
+    end = finish(cached_from=pb.CacheSources(disk_token_count=6, remote_token_count=2))
+    end.finish.cache.CopyFrom(
+        pb.CacheExplanation(
+            restore_seconds=0.25, miss=pb.CACHE_MISS_DIFFERS, known_token_count=7, place=place,
+            repeated_token_count=30, repeated_seconds=0.5, remedy="Move it.",
+        )
+    )  # fmt: skip
+    expected = {
+        "running": 0, "parked": 0, "ram": 0, "disk": 6, "remote": 2, "restore_ms": 250.0,
+        "miss": {
+            "reason": "differs", "known_tokens": 7, "repeated_tokens": 30, "repeated_ms": 500.0,
+            "place": {"token": 7, "message": 0, "part": "system", **texts},
+            "remedy": "Move it.",
+        },
+    }  # fmt: skip
+    answer = answer_to(admitted())
+    [chunk] = answer.add(0, end)
+    for told in (chunk, answer.usage_chunk(), answer.completion()):
+        assert told["timings"]["cache"] == expected
+
+
+def test_where_nothing_was_missing_there_is_no_reason() -> None:
+    end = finish()
+    end.finish.cache.CopyFrom(pb.CacheExplanation(known_token_count=7))
+    assert answer_to(admitted(), end).completion()["timings"]["cache"]["miss"] is None
 
 
 def test_choices_share_one_prompt() -> None:

@@ -486,6 +486,101 @@ class PinBlocksResponse(_message.Message):
 Global___PinBlocksResponse: _TypeAlias = PinBlocksResponse  # noqa: Y015
 
 @_typing.final
+class NameBlockRequest(_message.Message):
+    """A name for a block."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.bytes
+    """What separates names of different models; 32 bytes."""
+    name: _builtins.str
+    """A plain name: letters, digits, dots, dashes, underscores."""
+    hash: _builtins.bytes
+    """The block, 32 bytes."""
+    def __init__(
+        self,
+        *,
+        fingerprint: _builtins.bytes = ...,
+        name: _builtins.str = ...,
+        hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "hash", b"hash", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameBlockRequest: _TypeAlias = NameBlockRequest  # noqa: Y015
+
+@_typing.final
+class NameBlockResponse(_message.Message):
+    """It is noted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameBlockResponse: _TypeAlias = NameBlockResponse  # noqa: Y015
+
+@_typing.final
+class FindNamedBlockRequest(_message.Message):
+    """A name to look up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.bytes
+    """As in NameBlock; 32 bytes."""
+    name: _builtins.str
+    """The name."""
+    def __init__(
+        self,
+        *,
+        fingerprint: _builtins.bytes = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindNamedBlockRequest: _TypeAlias = FindNamedBlockRequest  # noqa: Y015
+
+@_typing.final
+class FindNamedBlockResponse(_message.Message):
+    """What the name means."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HASH_FIELD_NUMBER: _builtins.int
+    hash: _builtins.bytes
+    """The block."""
+    def __init__(
+        self,
+        *,
+        hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindNamedBlockResponse: _TypeAlias = FindNamedBlockResponse  # noqa: Y015
+
+@_typing.final
 class ListBlocksRequest(_message.Message):
     """A page of the list."""
 

@@ -74,6 +74,16 @@ class BlockStoreServiceStub:
                 request_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.PinBlocksRequest.SerializeToString,
                 response_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.PinBlocksResponse.FromString,
                 _registered_method=True)
+        self.NameBlock = channel.unary_unary(
+                '/localcode.cache.v1.BlockStoreService/NameBlock',
+                request_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.NameBlockRequest.SerializeToString,
+                response_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.NameBlockResponse.FromString,
+                _registered_method=True)
+        self.FindNamedBlock = channel.unary_unary(
+                '/localcode.cache.v1.BlockStoreService/FindNamedBlock',
+                request_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.FindNamedBlockRequest.SerializeToString,
+                response_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.FindNamedBlockResponse.FromString,
+                _registered_method=True)
         self.ListBlocks = channel.unary_unary(
                 '/localcode.cache.v1.BlockStoreService/ListBlocks',
                 request_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.ListBlocksRequest.SerializeToString,
@@ -175,6 +185,23 @@ class BlockStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def NameBlock(self, request, context):
+        """Gives a block a name within its fingerprint and pins it, and with it all before it; the block that had the name
+        until now keeps its pin only if another name means it.
+        Errors: `INVALID_ARGUMENT` for a malformed hash or a name that is none, `NOT_FOUND` if the block is not stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindNamedBlock(self, request, context):
+        """Finds the block of a name.
+        Errors: `INVALID_ARGUMENT` for a malformed fingerprint or a name that is none, `NOT_FOUND` if none has it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListBlocks(self, request, context):
         """Lists the index page by page, blocks of one parent together.
         Errors: `INVALID_ARGUMENT` for more than 1,000 a page or a malformed token.
@@ -260,6 +287,16 @@ def add_BlockStoreServiceServicer_to_server(servicer, server):
                     servicer.PinBlocks,
                     request_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.PinBlocksRequest.FromString,
                     response_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.PinBlocksResponse.SerializeToString,
+            ),
+            'NameBlock': grpc.unary_unary_rpc_method_handler(
+                    servicer.NameBlock,
+                    request_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.NameBlockRequest.FromString,
+                    response_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.NameBlockResponse.SerializeToString,
+            ),
+            'FindNamedBlock': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindNamedBlock,
+                    request_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.FindNamedBlockRequest.FromString,
+                    response_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.FindNamedBlockResponse.SerializeToString,
             ),
             'ListBlocks': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBlocks,
@@ -486,6 +523,60 @@ class BlockStoreService:
             '/localcode.cache.v1.BlockStoreService/PinBlocks',
             localcode_dot_cache_dot_v1_dot_blocks__pb2.PinBlocksRequest.SerializeToString,
             localcode_dot_cache_dot_v1_dot_blocks__pb2.PinBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NameBlock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/localcode.cache.v1.BlockStoreService/NameBlock',
+            localcode_dot_cache_dot_v1_dot_blocks__pb2.NameBlockRequest.SerializeToString,
+            localcode_dot_cache_dot_v1_dot_blocks__pb2.NameBlockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindNamedBlock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/localcode.cache.v1.BlockStoreService/FindNamedBlock',
+            localcode_dot_cache_dot_v1_dot_blocks__pb2.FindNamedBlockRequest.SerializeToString,
+            localcode_dot_cache_dot_v1_dot_blocks__pb2.FindNamedBlockResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -71,6 +71,15 @@ class BlockStoreServiceStub:
     """Keeps blocks, and with each all before it, from being deleted, or no longer.
     Errors: `INVALID_ARGUMENT` for no hashes, more than 4,096 or a malformed one.
     """
+    NameBlock: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.NameBlockRequest, _blocks_pb2.NameBlockResponse]
+    """Gives a block a name within its fingerprint and pins it, and with it all before it; the block that had the name
+    until now keeps its pin only if another name means it.
+    Errors: `INVALID_ARGUMENT` for a malformed hash or a name that is none, `NOT_FOUND` if the block is not stored.
+    """
+    FindNamedBlock: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.FindNamedBlockRequest, _blocks_pb2.FindNamedBlockResponse]
+    """Finds the block of a name.
+    Errors: `INVALID_ARGUMENT` for a malformed fingerprint or a name that is none, `NOT_FOUND` if none has it.
+    """
     ListBlocks: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.ListBlocksRequest, _blocks_pb2.ListBlocksResponse]
     """Lists the index page by page, blocks of one parent together.
     Errors: `INVALID_ARGUMENT` for more than 1,000 a page or a malformed token.
@@ -138,6 +147,15 @@ class BlockStoreServiceAsyncStub(BlockStoreServiceStub):
     PinBlocks: _aio.UnaryUnaryMultiCallable[_blocks_pb2.PinBlocksRequest, _blocks_pb2.PinBlocksResponse]  # type: ignore[assignment]
     """Keeps blocks, and with each all before it, from being deleted, or no longer.
     Errors: `INVALID_ARGUMENT` for no hashes, more than 4,096 or a malformed one.
+    """
+    NameBlock: _aio.UnaryUnaryMultiCallable[_blocks_pb2.NameBlockRequest, _blocks_pb2.NameBlockResponse]  # type: ignore[assignment]
+    """Gives a block a name within its fingerprint and pins it, and with it all before it; the block that had the name
+    until now keeps its pin only if another name means it.
+    Errors: `INVALID_ARGUMENT` for a malformed hash or a name that is none, `NOT_FOUND` if the block is not stored.
+    """
+    FindNamedBlock: _aio.UnaryUnaryMultiCallable[_blocks_pb2.FindNamedBlockRequest, _blocks_pb2.FindNamedBlockResponse]  # type: ignore[assignment]
+    """Finds the block of a name.
+    Errors: `INVALID_ARGUMENT` for a malformed fingerprint or a name that is none, `NOT_FOUND` if none has it.
     """
     ListBlocks: _aio.UnaryUnaryMultiCallable[_blocks_pb2.ListBlocksRequest, _blocks_pb2.ListBlocksResponse]  # type: ignore[assignment]
     """Lists the index page by page, blocks of one parent together.
@@ -245,6 +263,27 @@ class BlockStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_blocks_pb2.PinBlocksResponse, _abc.Awaitable[_blocks_pb2.PinBlocksResponse]]:
         """Keeps blocks, and with each all before it, from being deleted, or no longer.
         Errors: `INVALID_ARGUMENT` for no hashes, more than 4,096 or a malformed one.
+        """
+
+    @_abc_1.abstractmethod
+    def NameBlock(
+        self,
+        request: _blocks_pb2.NameBlockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_blocks_pb2.NameBlockResponse, _abc.Awaitable[_blocks_pb2.NameBlockResponse]]:
+        """Gives a block a name within its fingerprint and pins it, and with it all before it; the block that had the name
+        until now keeps its pin only if another name means it.
+        Errors: `INVALID_ARGUMENT` for a malformed hash or a name that is none, `NOT_FOUND` if the block is not stored.
+        """
+
+    @_abc_1.abstractmethod
+    def FindNamedBlock(
+        self,
+        request: _blocks_pb2.FindNamedBlockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_blocks_pb2.FindNamedBlockResponse, _abc.Awaitable[_blocks_pb2.FindNamedBlockResponse]]:
+        """Finds the block of a name.
+        Errors: `INVALID_ARGUMENT` for a malformed fingerprint or a name that is none, `NOT_FOUND` if none has it.
         """
 
     @_abc_1.abstractmethod

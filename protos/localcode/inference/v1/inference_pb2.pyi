@@ -251,6 +251,34 @@ PHASE_MEMORY: Phase.ValueType  # 4
 """Waits for memory to load the model into: others are in use."""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
+class _CacheMiss:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheMissEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheMiss.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_MISS_UNSPECIFIED: _CacheMiss.ValueType  # 0
+    """Nothing was missing but what is new: the prompt goes on where a known one ended."""
+    CACHE_MISS_UNKNOWN: _CacheMiss.ValueType  # 1
+    """No prompt that begins like this one is remembered."""
+    CACHE_MISS_DIFFERS: _CacheMiss.ValueType  # 2
+    """It differs from the nearest known prompt in the middle."""
+    CACHE_MISS_DROPPED: _CacheMiss.ValueType  # 3
+    """The beginning was computed before, but its state is kept nowhere any more, or not worth bringing back."""
+
+class CacheMiss(_CacheMiss, metaclass=_CacheMissEnumTypeWrapper):
+    """Why state of a prompt was missing."""
+
+CACHE_MISS_UNSPECIFIED: CacheMiss.ValueType  # 0
+"""Nothing was missing but what is new: the prompt goes on where a known one ended."""
+CACHE_MISS_UNKNOWN: CacheMiss.ValueType  # 1
+"""No prompt that begins like this one is remembered."""
+CACHE_MISS_DIFFERS: CacheMiss.ValueType  # 2
+"""It differs from the nearest known prompt in the middle."""
+CACHE_MISS_DROPPED: CacheMiss.ValueType  # 3
+"""The beginning was computed before, but its state is kept nowhere any more, or not worth bringing back."""
+Global___CacheMiss: _TypeAlias = CacheMiss  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1420,6 +1448,7 @@ class Finish(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     STOP_SEQUENCE_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     reason: Global___FinishReason.ValueType
     """Why it ended."""
     stop_sequence: _builtins.str
@@ -1432,6 +1461,10 @@ class Finish(_message.Message):
     def timings(self) -> Global___Timings:
         """What it cost in time."""
 
+    @_builtins.property
+    def cache(self) -> Global___CacheExplanation:
+        """What became of the prompt in the caches; unset if the backend does not say."""
+
     def __init__(
         self,
         *,
@@ -1439,14 +1472,107 @@ class Finish(_message.Message):
         usage: Global___Usage | None = ...,
         timings: Global___Timings | None = ...,
         stop_sequence: _builtins.str = ...,
+        cache: Global___CacheExplanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "stop_sequence", b"stop_sequence", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "reason", b"reason", "stop_sequence", b"stop_sequence", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Finish: _TypeAlias = Finish  # noqa: Y015
+
+@_typing.final
+class CacheExplanation(_message.Message):
+    """Where a prompt's state came from, and why a part of it had to be computed. It holds text of the requester alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESTORE_SECONDS_FIELD_NUMBER: _builtins.int
+    MISS_FIELD_NUMBER: _builtins.int
+    KNOWN_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    REPEATED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    REPEATED_SECONDS_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    restore_seconds: _builtins.float
+    """Seconds spent on bringing state back: reading blocks and copying them into cells."""
+    miss: Global___CacheMiss.ValueType
+    """Why state was missing."""
+    known_token_count: _builtins.int
+    """Tokens that the prompt has in common, from the beginning, with the nearest prompt that this worker remembers."""
+    repeated_token_count: _builtins.int
+    """Tokens computed again although they had been computed before: what the miss cost."""
+    repeated_seconds: _builtins.float
+    """The same in seconds, at the measured prefill rate."""
+    remedy: _builtins.str
+    """What to do about text that differs from prompt to prompt at this place; empty where nothing is known to help."""
+    @_builtins.property
+    def place(self) -> Global___PromptPlace:
+        """Where it leaves that one; unset if it does not leave it in the middle."""
+
+    def __init__(
+        self,
+        *,
+        restore_seconds: _builtins.float = ...,
+        miss: Global___CacheMiss.ValueType = ...,
+        known_token_count: _builtins.int = ...,
+        place: Global___PromptPlace | None = ...,
+        repeated_token_count: _builtins.int = ...,
+        repeated_seconds: _builtins.float = ...,
+        remedy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_token_count", b"known_token_count", "miss", b"miss", "place", b"place", "remedy", b"remedy", "repeated_seconds", b"repeated_seconds", "repeated_token_count", b"repeated_token_count", "restore_seconds", b"restore_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheExplanation: _TypeAlias = CacheExplanation  # noqa: Y015
+
+@_typing.final
+class PromptPlace(_message.Message):
+    """A place in a prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_INDEX_FIELD_NUMBER: _builtins.int
+    MESSAGE_INDEX_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    IN_TOOLS_FIELD_NUMBER: _builtins.int
+    EXCERPT_FIELD_NUMBER: _builtins.int
+    KNOWN_EXCERPT_FIELD_NUMBER: _builtins.int
+    token_index: _builtins.int
+    """Tokens before it."""
+    message_index: _builtins.int
+    """The message it is in, counted from 0; unset outside of messages (tools, the template's own text)."""
+    role: Global___Role.ValueType
+    """Whose message that is."""
+    in_tools: _builtins.bool
+    """Whether it is in the descriptions of tools."""
+    excerpt: _builtins.str
+    """The line of this prompt where it is, shortened; empty where content is not to be shown."""
+    known_excerpt: _builtins.str
+    """What stands there in the known prompt, which was of the same requester; empty as `excerpt`."""
+    def __init__(
+        self,
+        *,
+        token_index: _builtins.int = ...,
+        message_index: _builtins.int | None = ...,
+        role: Global___Role.ValueType = ...,
+        in_tools: _builtins.bool = ...,
+        excerpt: _builtins.str = ...,
+        known_excerpt: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_message_index", b"_message_index", "message_index", b"message_index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_message_index", b"_message_index", "excerpt", b"excerpt", "in_tools", b"in_tools", "known_excerpt", b"known_excerpt", "message_index", b"message_index", "role", b"role", "token_index", b"token_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__message_index: _TypeAlias = _typing.Literal["message_index"]  # noqa: Y015
+    _WhichOneofArgType__message_index: _TypeAlias = _typing.Literal["_message_index", b"_message_index"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__message_index) -> _WhichOneofReturnType__message_index | None: ...
+
+Global___PromptPlace: _TypeAlias = PromptPlace  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
@@ -1506,6 +1632,7 @@ class CacheSources(_message.Message):
     RUNNING_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     RAM_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     DISK_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    REMOTE_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     parked_token_count: _builtins.int
     """Shared with a conversation that had ended."""
     running_token_count: _builtins.int
@@ -1513,7 +1640,9 @@ class CacheSources(_message.Message):
     ram_token_count: _builtins.int
     """Brought back from host memory."""
     disk_token_count: _builtins.int
-    """Read from the block store: a disk, or an object store."""
+    """Read from the block store's directory."""
+    remote_token_count: _builtins.int
+    """Received from the cache service: from another machine's disk, or an object store."""
     def __init__(
         self,
         *,
@@ -1521,10 +1650,11 @@ class CacheSources(_message.Message):
         running_token_count: _builtins.int = ...,
         ram_token_count: _builtins.int = ...,
         disk_token_count: _builtins.int = ...,
+        remote_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_token_count", b"disk_token_count", "parked_token_count", b"parked_token_count", "ram_token_count", b"ram_token_count", "running_token_count", b"running_token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_token_count", b"disk_token_count", "parked_token_count", b"parked_token_count", "ram_token_count", b"ram_token_count", "remote_token_count", b"remote_token_count", "running_token_count", b"running_token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

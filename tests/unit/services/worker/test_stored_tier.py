@@ -25,7 +25,7 @@ class Archive:
     def __init__(self) -> None:
         self.blocks: dict[bytes, tuple[BlockHeader, bytes]] = {}
         self.lookups = 0
-        self.is_away = False
+        self.is_away = self.is_remote = False
         self.released: list[tuple[bytes, ...]] = []
         self.put_names: list[bytes] = []
         self.computed_count = 0
