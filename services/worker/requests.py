@@ -12,7 +12,7 @@ from services.worker.speculation.speculator import Speculator
 
 
 class Requests:
-    """Keeps them in order, and gives back what they hold. Only `submit`, `put`, `stop` and counts are for any thread."""
+    """Keeps them in order, and gives back what they hold. `submit`, `put`, `stop` and counts are for any thread."""
 
     def __init__(self, pool: KvPool, speculator: Speculator, *, at_most: int) -> None:
         self.waiting: list[Generation] = []
