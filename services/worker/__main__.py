@@ -7,7 +7,8 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 import structlog
 from grpc.aio import Server
@@ -26,6 +27,7 @@ from services.worker import metrics
 from services.worker.chat_template import CHATML
 from services.worker.engine import Engine, EngineLimits
 from services.worker.explain import Explainer, ModelText
+from services.worker.kv_pool import KvPool
 from services.worker.llama import LoadFailed, device_names
 from services.worker.loading import Loaded, load
 from services.worker.prompt_layout import template_of
@@ -38,6 +40,7 @@ from services.worker.state_servicer import StateServicer
 from services.worker.stored_tier import StoredTier
 from services.worker.watchdog import watch
 
+_SAVE_SECONDS: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
@@ -120,7 +123,16 @@ async def _stored_tier(
         try:
             yield stored, saved
         finally:
+            await _until_saved(engine, loaded.pool)
             await stored.close()
+
+
+async def _until_saved(engine: Engine, pool: KvPool) -> None:
+    """Waits, a few seconds at most, until finished conversations are in host memory, from which they are stored."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_SAVE_SECONDS):
+            while await asyncio.wrap_future(engine.call(lambda: pool.is_untidy)):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
 
 def _explainer(settings: WorkerSettings, loaded: Loaded, worker_id: str, *, shows_content: bool) -> Explainer:

@@ -122,6 +122,7 @@ class KvSystem:
             "LOCALCODE_WORKER_CONTEXT": "6000",
             "LOCALCODE_WORKER_RAM_BYTES": "500000000",
             "LOCALCODE_WORKER_PARKED_CELLS": "2000",
+            "LOCALCODE_WORKER_WARM_BYTES": "0",  # what comes from the store is to be counted as such
             "LOCALCODE_LOG_DIRECTORY": str(self._logs(name)),
             **variables,
         }

@@ -63,6 +63,15 @@ async def test_a_model_that_made_way_for_another_one_gets_its_conversations_back
     assert again.disk_count >= again.prompt_count - LEFT
 
 
+async def test_a_worker_that_is_stopped_right_after_an_answer_has_stored_it(system: KvSystem) -> None:
+    await system.start_worker("a")
+    first = await system.ask("a", question("harbour", 1, words=400))
+    await system.replace_worker("a")
+    again = await system.ask("a", question("harbour", 1, words=400))
+    assert again.text == first.text == ANSWERS["harbour"]
+    assert again.disk_count >= again.prompt_count - LEFT
+
+
 async def test_ten_conversations_over_one_prompt_store_it_once(system: KvSystem) -> None:
     await system.start_worker("a", LOCALCODE_WORKER_KV_CELLS="20000")
     words = 480
