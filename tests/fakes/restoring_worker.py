@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from services.shared import blob_directory
-from services.worker import write_policy
+from services.worker import block_writer, write_policy
 from services.worker.__main__ import main
 from services.worker.cost import StepCost
 
@@ -31,6 +31,7 @@ def fill_disk(full: Path) -> None:
 if __name__ == "__main__":
     StepCost.prefill_tokens_per_second = property(lambda _cost: 1.0)  # type: ignore[assignment]
     write_policy._QUIET_SECONDS = 0.2  # type: ignore[misc]
+    block_writer._LOOK_SECONDS = 0.1  # type: ignore[misc]
     if path := os.environ.get("LOCALCODE_TEST_FULL_DISK"):
         fill_disk(Path(path))
     main()

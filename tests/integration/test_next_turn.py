@@ -8,6 +8,7 @@ import pytest
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.engine import Engine, EngineLimits
+from services.worker.explain import Explainer, ModelText
 from services.worker.loading import load
 from services.worker.prompts import Preparer
 from services.worker.replay import Transcript
@@ -50,7 +51,7 @@ async def worker(tmp_path: Path) -> AsyncIterator[InferenceServicer]:
         loaded.model,
         preparer,
         pb.ModelDescription(name="m"),
-        worker_id="w",
+        explainer=Explainer(ModelText("m", "template", loaded.model.piece), "w"),
         speculation=NO_SPECULATION,
         has_draft_model=False,
     )
