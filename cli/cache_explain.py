@@ -9,7 +9,6 @@ from google.protobuf.json_format import MessageToDict
 from grpc.aio import AioRpcError
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
 
 from cli.cache import CALL_SECONDS, cache_address, print_json
 from cli.cache_commands import AddressOption, JsonOption, cache_app
@@ -39,7 +38,7 @@ def cache_explain(
     if as_json:
         print_json([MessageToDict(one, preserving_proto_field_name=True) for one in told])
     elif told:
-        out.print(explanations_table(told))
+        out.print(explanations(told))
     else:
         err.print("[dim]No request was answered yet since the workers started.[/]")
 
@@ -67,31 +66,26 @@ async def _ask_worker(address: str, limit: int) -> list[state_pb2.ExplainedReque
     return list(answer.requests)
 
 
-def explanations_table(told: list[state_pb2.ExplainedRequest]) -> Group:
-    """One row a request, the last one first, and below what is advised."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    numbers = ("prompt", "cached", "restored in", "repeated")
-    for column in ("ended", "request", "model", "class", "prompt", "cached", "from", *numbers[2:], "why"):
-        table.add_column(column, justify="right" if column in numbers else "left")
+def explanations(told: list[state_pb2.ExplainedRequest]) -> Group:
+    """A line for each request, the last one first, with the reason of a miss below it; at the end what is advised."""
+    rows: list[str] = []
     for one in told:
         cache = one.cache
-        repeated = (
-            f"{cache.repeated_token_count:,} ({cache.repeated_seconds:.1f} s)" if cache.repeated_token_count else ""
+        kind = pb.RequestClass.Name(one.request_class).removeprefix("REQUEST_CLASS_").lower().replace("unspecified", "")
+        restored = f", restored in {cache.restore_seconds:.2f} s" if cache.restore_seconds >= 0.005 else ""
+        found = sources(one.usage.cached_from)
+        rows.append(
+            f"[dim]{datetime.fromtimestamp(one.finished_at).astimezone():%H:%M:%S} "
+            f"{one.request_id.removeprefix('req_')[:_SHOWN_ID]}[/] {escape(one.model)} [dim]{kind}[/]  "
+            f"{one.usage.cached_token_count:,} of {one.usage.prompt_token_count:,} tokens cached"
+            + (f" ({found}{restored})" if found else "")
         )
-        table.add_row(
-            f"{datetime.fromtimestamp(one.finished_at).astimezone():%H:%M:%S}",
-            one.request_id.removeprefix("req_")[:_SHOWN_ID],
-            escape(one.model),
-            pb.RequestClass.Name(one.request_class).removeprefix("REQUEST_CLASS_").lower().replace("unspecified", ""),
-            f"{one.usage.prompt_token_count:,}",
-            f"{one.usage.cached_token_count:,}",
-            sources(one.usage.cached_from),
-            f"{cache.restore_seconds:.2f} s" if cache.restore_seconds >= 0.005 else "",
-            repeated,
-            escape(reason(cache)),
-        )
+        if why := reason(cache):
+            count = cache.repeated_token_count
+            repeated = f"; {count:,} computed again ({cache.repeated_seconds:.1f} s)" if count else ""
+            rows.append(f"         [dim]{escape(why)}{repeated}[/]")
     remedies = dict.fromkeys(one.cache.remedy for one in told if one.cache.remedy)
-    return Group(table, *(f"\n[yellow]![/] {escape(remedy)}" for remedy in remedies))
+    return Group(*rows, *(f"\n[yellow]![/] {escape(remedy)}" for remedy in remedies))
 
 
 def sources(places: pb.CacheSources) -> str:

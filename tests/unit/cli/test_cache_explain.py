@@ -1,7 +1,7 @@
 import pytest
 from rich.console import Console
 
-from cli.cache_explain import explanations_table, reason, sources
+from cli.cache_explain import explanations, reason, sources
 from localcode.inference.v1 import inference_pb2 as pb
 from localcode.inference.v1 import state_pb2
 
@@ -33,7 +33,7 @@ def test_places_without_tokens_are_left_out() -> None:
     assert sources(pb.CacheSources(parked_token_count=1200, disk_token_count=7)) == "parked 1,200, disk 7"
 
 
-def test_a_remedy_is_told_once_below_the_table() -> None:
+def test_a_remedy_is_told_once_below_the_requests() -> None:
     cache = differing(message_index=0, role=pb.ROLE_SYSTEM, excerpt="[red]b")
     cache.remedy, cache.repeated_token_count, cache.repeated_seconds = "Move [models.x] it.", 5000, 50.0
     told = [
@@ -44,9 +44,9 @@ def test_a_remedy_is_told_once_below_the_table() -> None:
     ]
     console = Console(width=250)
     with console.capture() as shown:
-        console.print(explanations_table(told))
+        console.print(explanations(told))
     text = shown.get()
     assert text.count("Move [models.x] it.") == 1
-    assert text.count("5,000 (50.0 s)") == 2
+    assert text.count("5,000 computed again (50.0 s)") == 2
     assert "[red]b" in text
     assert "main" in text
