@@ -57,6 +57,7 @@ async def chat(
 ) -> Timing:
     """Sends a request to `/v1/chat/completions` and reads the stream to its end.
 
+    An answer that may not end by itself (`ignore_eos`) but does raises: rates over it would be of something else.
     A `timing` that is passed in is filled while the answer comes, so that others can watch it or stop in between.
     """
     timing = timing or Timing()
@@ -74,6 +75,8 @@ async def chat(
             if take_chunk(timing, chunk):
                 timing.arrivals.append(time.perf_counter())
     timing.ended_at = time.perf_counter()
+    if body.get("ignore_eos") and timing.completion_tokens < body["max_tokens"]:
+        raise RuntimeError(f"the answer ended after {timing.completion_tokens} of {body['max_tokens']} tokens")
     return timing
 
 

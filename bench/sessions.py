@@ -123,14 +123,16 @@ def text_request(tokens: int, *, salt: str, max_tokens: int = 1) -> Body:
     }
 
 
-def story_request(number: int, *, max_tokens: int, salt: str = "") -> Body:
-    """A short question with a long answer."""
-    content = f"{salt}Tell me a long story about a {_WORDS[number % len(_WORDS)]} and a lighthouse."
+def explanation_request(number: int, *, max_tokens: int, salt: str = "") -> Body:
+    """A short question whose answer has exactly so many tokens: a small model may refuse and be done in a dozen."""
+    topic = _WORDS[number % len(_WORDS)]
+    content = f"{salt}Write a Python program that simulates a {topic}, and explain every part of it in detail."
     return {
         "model": "main",
         "messages": [{"role": "user", "content": content}],
         "temperature": 0,
         "max_tokens": max_tokens,
+        "ignore_eos": True,
     }
 
 

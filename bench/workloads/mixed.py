@@ -6,7 +6,7 @@ from typing import Final
 
 from bench.client import Timing
 from bench.servers.target import Target
-from bench.sessions import story_request
+from bench.sessions import explanation_request
 from bench.stats import gaps_within, quantile
 from bench.traces import salted
 from bench.workload import Round, Sample, Workload
@@ -21,7 +21,7 @@ async def measure(target: Target, turn: Round) -> list[Sample]:
     main = turn.material.main(max_tokens=1)
     alone = await target.chat(salted(main, turn.salt("alone")))
     stream = Timing()
-    decoding = asyncio.create_task(target.chat(story_request(7, max_tokens=_STREAM_TOKENS), None, stream))
+    decoding = asyncio.create_task(target.chat(explanation_request(7, max_tokens=_STREAM_TOKENS), None, stream))
     try:
         await _until_arrived(decoding, stream, _TOKENS_BEFORE)
         prompt = await target.chat(salted(main, turn.salt("beside")))

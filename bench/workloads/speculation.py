@@ -2,7 +2,7 @@
 
 from bench.client import Body
 from bench.servers.target import Target
-from bench.sessions import story_request
+from bench.sessions import explanation_request
 from bench.workload import OURS, PEER, Contestant, Round, Sample, Workload
 
 WITHOUT = Contestant("localcode, no speculation", "localcode", {"speculation": "none"})
@@ -11,7 +11,7 @@ WITHOUT = Contestant("localcode, no speculation", "localcode", {"speculation": "
 async def measure(target: Target, turn: Round) -> list[Sample]:
     """An edit that repeats a file but for one name, then ordinary chat."""
     edit = await target.chat(edit_request(turn))
-    chat = await target.chat(story_request(3, max_tokens=2 * turn.sizes.answer_tokens, salt=turn.salt("chat")))
+    chat = await target.chat(explanation_request(3, max_tokens=2 * turn.sizes.answer_tokens, salt=turn.salt("chat")))
     return [
         Sample("copy-heavy edit", edit.decode_tokens_per_second, "tokens/s", "higher"),
         Sample("ordinary chat", chat.decode_tokens_per_second, "tokens/s", "higher"),

@@ -4,7 +4,7 @@ import asyncio
 
 from bench.material import Material
 from bench.servers.target import Target
-from bench.sessions import story_request, text_request
+from bench.sessions import explanation_request, text_request
 from bench.stats import total_rate
 from bench.workload import Round, Sample, Workload
 
@@ -15,9 +15,9 @@ async def measure(target: Target, turn: Round) -> list[Sample]:
     """Each kind of work in turn, nothing else running."""
     sizes = turn.sizes
     prompt = await target.chat(text_request(sizes.prefill_tokens, salt=turn.salt("prefill")))
-    one = await target.chat(story_request(0, max_tokens=sizes.answer_tokens))
+    one = await target.chat(explanation_request(0, max_tokens=sizes.answer_tokens))
     four = await asyncio.gather(
-        *(target.chat(story_request(number, max_tokens=sizes.answer_tokens)) for number in range(1, 5))
+        *(target.chat(explanation_request(number, max_tokens=sizes.answer_tokens)) for number in range(1, 5))
     )
     return [
         Sample("prefill", prompt.prefilled_tokens / prompt.ttft_seconds, "tokens/s", "higher"),

@@ -3,7 +3,7 @@
 import asyncio
 
 from bench.servers.target import Target
-from bench.sessions import story_request
+from bench.sessions import explanation_request
 from bench.stats import total_rate
 from bench.workload import Round, Sample, Workload
 
@@ -13,7 +13,9 @@ async def measure(target: Target, turn: Round) -> list[Sample]:
     samples, alone = [], 0.0
     for count in turn.sizes.streams:
         salt = turn.salt(f"streams {count}")
-        requests = [story_request(number, max_tokens=turn.sizes.answer_tokens, salt=salt) for number in range(count)]
+        requests = [
+            explanation_request(number, max_tokens=turn.sizes.answer_tokens, salt=salt) for number in range(count)
+        ]
         rate = total_rate(await asyncio.gather(*map(target.chat, requests)))
         alone = alone or rate
         samples.append(Sample(f"{count} at once", rate, "tokens/s", "higher"))

@@ -45,6 +45,13 @@ async def test_a_refusal_or_an_error_in_the_stream_is_raised(client: httpx.Async
             await chat(client, {"messages": []})
 
 
+async def test_an_answer_that_was_asked_to_go_on_but_ended_is_no_measurement() -> None:
+    async with answering(*CHUNKS) as client:
+        with pytest.raises(RuntimeError, match="after 2 of 3 tokens"):
+            await chat(client, {"messages": [], "max_tokens": 3, "ignore_eos": True})
+        assert (await chat(client, {"messages": [], "max_tokens": 2, "ignore_eos": True})).text == "Hello"
+
+
 def test_pieces_of_tool_calls_are_put_together() -> None:
     timing = Timing()
     for call in (
