@@ -36,11 +36,18 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [mine / other for mine, other in zip(ours, theirs, strict=False) if other]
 
 
-def total_rate(timings: Sequence[Timing]) -> float:
-    """Tokens a second of streams that ran at once, from the first one's first token to the last one's end."""
-    started = min(timing.started_at + timing.ttft_seconds for timing in timings)
-    ended = max(timing.ended_at for timing in timings)
-    return sum(timing.completion_tokens - 1 for timing in timings) / max(ended - started, 1e-9)
+def rate_together(timings: Sequence[Timing]) -> float:
+    """Tokens a second of all streams while every one of them decodes: from the last first token to the first end.
+
+    Chunks stand for tokens, where some hold several: what came in a chunk is taken as that stream's mean.
+    """
+    started = max(timing.arrivals[0] for timing in timings)
+    ended = min(timing.arrivals[-1] for timing in timings)
+    tokens = sum(
+        timing.completion_tokens * sum(started < at <= ended for at in timing.arrivals) / len(timing.arrivals)
+        for timing in timings
+    )
+    return tokens / max(ended - started, 1e-9)
 
 
 def gaps_within(arrivals: Sequence[float], start: float, end: float) -> list[float]:

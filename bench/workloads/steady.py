@@ -5,7 +5,7 @@ import asyncio
 from bench.material import Material
 from bench.servers.target import Target
 from bench.sessions import explanation_request, text_request
-from bench.stats import total_rate
+from bench.stats import rate_together
 from bench.workload import Round, Sample, Workload
 
 _CONVERSATION_TOKENS = 4096
@@ -22,7 +22,7 @@ async def measure(target: Target, turn: Round) -> list[Sample]:
     return [
         Sample("prefill", prompt.prefilled_tokens / prompt.ttft_seconds, "tokens/s", "higher"),
         Sample("decode, 1 stream", one.decode_tokens_per_second, "tokens/s", "higher"),
-        Sample("decode, 4 streams together", total_rate(four), "tokens/s", "higher"),
+        Sample("decode, 4 streams together", rate_together(four), "tokens/s", "higher"),
     ]
 
 

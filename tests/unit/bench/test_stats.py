@@ -1,7 +1,7 @@
 import pytest
 
 from bench.client import Timing
-from bench.stats import Spread, gaps_within, quantile, ratios, total_rate
+from bench.stats import Spread, gaps_within, quantile, rate_together, ratios
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1), (0.5, 5), (0.9, 9), (0.99, 10), (1.0, 10)])
@@ -22,10 +22,14 @@ def test_ratios_pair_rounds_and_leave_out_division_by_zero() -> None:
     assert ratios([2, 3, 4], [1, 0]) == [2]
 
 
-def test_the_total_rate_spans_the_first_token_to_the_last_end() -> None:
-    first = Timing(started_at=0, arrivals=[1.0, 2.0], ended_at=5.0, completion_tokens=11)
-    second = Timing(started_at=0, arrivals=[3.0], ended_at=6.0, completion_tokens=16)
-    assert total_rate([first, second]) == 5.0
+def test_the_rate_together_counts_only_while_all_streams_decode() -> None:
+    early = Timing(arrivals=[1.0, 2.0, 3.0, 4.0, 5.0], completion_tokens=5)
+    late = Timing(arrivals=[3.0, 4.0, 5.0, 6.0, 7.0, 8.0], completion_tokens=12)
+    assert rate_together([early, late]) == (2 + 2 * 2) / 2
+
+
+def test_of_one_stream_the_rate_together_is_that_behind_its_first_token() -> None:
+    assert rate_together([Timing(arrivals=[1.0, 2.0, 3.0], completion_tokens=3)]) == 1.0
 
 
 def test_gaps_that_begin_before_or_end_after_a_span_count_whole() -> None:
