@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
+import uvloop
 from grpc.aio import Server
 from prometheus_client import Gauge
 
@@ -89,7 +90,7 @@ def main() -> None:
         document = load_document()
         configure_logging(load_settings(LogSettings, "log", document=document), process="cache")
         settings = load_settings(CacheSettings, "cache", document=document)
-        asyncio.run(serve(settings))
+        uvloop.run(serve(settings))
     except ConfigurationError as error:
         sys.exit(str(error))
 

@@ -1,12 +1,12 @@
 """Runs one upstream: `python -m services.upstream`, with `LOCALCODE_UPSTREAM_NAME` naming its table."""
 
-import asyncio
 import os
 import sys
 import uuid
 from functools import partial
 
 import structlog
+import uvloop
 from pydantic import SecretStr
 
 from localcode.inference.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
@@ -41,7 +41,7 @@ def main() -> None:
         configure_logging(load_settings(LogSettings, "log"), process="upstream")
         settings = load_settings(UpstreamSettings, "models", os.environ.get(_NAME_VARIABLE, ""))
         key = api_key(settings, os.environ)
-        asyncio.run(serve(settings, key))
+        uvloop.run(serve(settings, key))
     except ConfigurationError as error:
         sys.exit(str(error))
 

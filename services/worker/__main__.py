@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import structlog
+import uvloop
 from grpc.aio import Server
 
 from localcode.cache.v1 import cache_pb2
@@ -52,7 +53,7 @@ def main() -> None:
         settings = load_settings(WorkerSettings, "models", name, document=document)
         log_settings = load_settings(LogSettings, "log", document=document)
         configure_logging(log_settings, process=f"worker-{settings.name}")
-        asyncio.run(_serve(settings, shows_content=shows_content(log_settings)))
+        uvloop.run(_serve(settings, shows_content=shows_content(log_settings)))
     except (ConfigurationError, LoadFailed) as error:
         sys.exit(str(error))
 
