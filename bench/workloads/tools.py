@@ -8,6 +8,8 @@ from bench.workload import DETAIL, Round, Sample, Workload
 
 _MOST_TOKENS = 256
 """Enough for a call that writes a short file."""
+_SHOWN_CHARACTERS = 120
+"""Of an answer without a call: whether it meant to call can be seen there."""
 
 
 async def measure(target: Target, turn: Round) -> list[Sample]:
@@ -25,10 +27,10 @@ async def ask_all(target: Target, turn: Round, requests: Sequence[ToolRequest]) 
     verdicts, details = [], []
     for request in requests:
         body = turn.material.main(task=request.prompt, max_tokens=_MOST_TOKENS)
-        calls = (await target.chat(body)).calls
-        verdict = judge(request, calls)
+        answer = await target.chat(body)
+        calls, verdict = answer.calls, judge(request, answer.calls)
         verdicts.append(verdict)
-        called = calls[0]["name"] if calls else "no call"
+        called = calls[0]["name"] if calls else f"no call, but {answer.text[:_SHOWN_CHARACTERS]!r}"
         score = verdict.delivered + verdict.right_tool + verdict.right_arguments
         details.append(Sample(f"{request.name}: {called}", score, DETAIL))
     return summary(verdicts) + details
