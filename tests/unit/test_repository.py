@@ -95,6 +95,15 @@ def test_the_image_compiles_the_engine_that_workers_use() -> None:
     assert engine.items() <= pinned(ROOT / "requirements/worker.lock").items()
 
 
+def test_all_that_the_image_copies_is_sent_to_its_build() -> None:
+    sent = re.findall(r"^!(\S+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text()
+    lines = re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.MULTILINE)
+    copied = {name for line in lines for name in line.split()}
+    assert "requirements/worker.lock" in copied
+    assert copied <= set(sent)
+
+
 def test_the_tools_installed_here_are_the_locked_ones() -> None:
     pins = pinned(ROOT / "requirements/dev.lock")
     assert {name: version(name) for name in ("ruff", "mypy", "grpcio-tools")}.items() <= pins.items()
