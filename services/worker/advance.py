@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import structlog
 
 from localcode.inference.v1 import inference_pb2 as pb
-from services.worker.call_guard import MAX_REWINDS, hold_to_offered_tools, rewind_point
+from services.worker.call_guard import MAX_REWINDS, hold_to_offered_tools, replay, rewind_point
 from services.worker.finish import finish_message
 from services.worker.generation import Generation
 from services.worker.kv_pool import KvPool
@@ -72,6 +72,8 @@ class Advancer:
         if generation.first_token_at is None:
             generation.first_token_at = time.monotonic()
         if token in self._model.end_tokens:
+            if self._make_announced_call(generation):
+                return False
             self._finish(generation, pb.FINISH_REASON_STOP)
             return was_right
         logprob = None
@@ -87,6 +89,20 @@ class Advancer:
         elif generation.generated_count >= generation.max_tokens:
             self._finish(generation, pb.FINISH_REASON_LENGTH)
         return was_right
+
+    def _make_announced_call(self, generation: Generation) -> bool:
+        """Lets an answer that ends with no more than the announcement of a call go on with that call."""
+        if generation.open_announced_call is None or generation.answer.has_tool_calls:
+            return False
+        generated = generation.tokens[generation.prompt_token_count :]
+        opening = generation.open_announced_call(b"".join(map(self._model.piece, generated)).decode(errors="replace"))
+        if not opening or generation.generated_count + 2 * len(opening) > generation.max_tokens:
+            return False
+        generation.open_announced_call = None
+        for token in opening:
+            self._outbox.add_deltas(generation, replay(generation, token, self._model.piece(token)))
+        _log.info("announced_call_opened", request_id=generation.request_id)
+        return True
 
     def _rewind_misnamed_call(self, generation: Generation) -> None:
         """Takes an answer back to where it began to call a tool that was not offered; nothing of it was sent yet."""

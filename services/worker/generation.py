@@ -37,6 +37,8 @@ class Generation:
     top_logprobs: int | None = None
     call_grammar: str = ""
     """What a call must look like from its opening on; empty lets it be anything."""
+    open_announced_call: Callable[[str], list[int]] | None = None
+    """Given an answer without calls: the tokens that open the call which it announces, if any."""
 
     speculation_options: SpeculationOptions = NO_SPECULATION
     """How its tokens may be guessed."""

@@ -9,11 +9,12 @@ from typing import Final
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import ContextLengthExceeded, InvalidRequest
+from services.worker.announced_call import announced_tool, opening_of_call
 from services.worker.chat_template import ChatTemplate
 from services.worker.grammar import response_grammar
 from services.worker.llama import LlamaModel
 from services.worker.prompt_layout import lay_out
-from services.worker.reasoning import REASONING_TEXTS, Reasoning, pick_reasoning
+from services.worker.reasoning import REASONING_TEXTS, Reasoning, content_of, pick_reasoning
 from services.worker.replay import ReplayMemory, Spoken, Transcript, opening_of
 from services.worker.sampling_options import SamplingOptions, check_bounds
 from services.worker.scheduler import shared_length
@@ -45,6 +46,8 @@ class Prepared:
     reasoning: Reasoning | None
     call_grammar: str
     """What a call must look like from its opening on, where the model itself decides to call; else empty."""
+    open_announced_call: Callable[[str], list[int]] | None
+    """Given an answer without calls: the tokens that open the call which it announces, if any."""
     opening: str
     """The end of the prompt's text."""
     checkpoints: tuple[int, ...] = ()
@@ -92,7 +95,8 @@ class Preparer:
         options = self._options(request, reasoning)
         call_grammar = self._call_grammar(request, options)
         return Prepared(
-            tokens, min(wanted, left), options, reasoning, call_grammar, opening_of(text),
+            tokens, min(wanted, left), options, reasoning, call_grammar,
+            self._opens_announced_call(request.chat, reasoning) if call_grammar else None, opening_of(text),
             self._checkpoints(request, tokens), self._system_prefix.token_count(request.chat, tokens),
         )  # fmt: skip
 
@@ -180,6 +184,22 @@ class Preparer:
         may_call = chat.tools and chat.tool_choice.mode != pb.TOOL_CHOICE_MODE_NONE
         is_held = may_call and not options.grammar and self._settings.tool_grammar
         return offered_call_grammar(self.call_format, chat.tools) if is_held else ""
+
+    def _opens_announced_call(
+        self, chat: pb.ChatPrompt, reasoning: Reasoning | None
+    ) -> Callable[[str], list[int]] | None:
+        """Only an answer to a person is taken at its word: behind results of tools it may sum up what could be done."""
+        is_asked = bool(chat.messages) and chat.messages[-1].role == pb.ROLE_USER
+        if not is_asked or not self._settings.announced_calls:
+            return None
+        names = [tool.name for tool in chat.tools]
+
+        def opening(answer: str) -> list[int]:
+            name = announced_tool(content_of(answer, reasoning), names)
+            text = opening_of_call(self.call_format.shape, name) if name else ""
+            return self._model.tokenize(text, add_special=False, parse_special=True) if text else []
+
+        return opening
 
 
 def _answered(chat: pb.ChatPrompt) -> pb.ChatPrompt:

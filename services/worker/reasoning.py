@@ -119,6 +119,14 @@ def pick_reasoning(template_source: str, prompt_text: str) -> Reasoning | None:
     return None
 
 
+def content_of(text: str, reasoning: Reasoning | None) -> str:
+    """What of a whole answer's text is no reasoning."""
+    if reasoning is None:
+        return text
+    splitter = reasoning.splitter()
+    return "".join(piece.text for piece in (*splitter.feed(text), *splitter.flush()) if not piece.is_reasoning)
+
+
 class ReasoningSplitter:
     """Splits an answer into reasoning and content; white space around the tags belongs to neither.
 

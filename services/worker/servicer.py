@@ -194,6 +194,7 @@ class InferenceServicer(InferenceServiceServicer):
             is_batch=is_batch,
             keeps_state=not is_batch,
             call_grammar=prepared.call_grammar,
+            open_announced_call=prepared.open_announced_call,
             speculation_options=speculation,
             checkpoints=() if is_batch else prepared.checkpoints,
             top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,

@@ -73,7 +73,8 @@ class Running:
             max_tokens=prepared.max_tokens, sampler=Sampler(self.loaded.model, prepared.options),
             make_answer=lambda: _answer(request, prepared, self._preparer.call_format),
             deliver=lambda event: events.put((time.monotonic(), event)), arrived_at=time.monotonic(),
-            call_grammar=prepared.call_grammar, keeps_state=False, speculation_options=speculation,
+            call_grammar=prepared.call_grammar, open_announced_call=prepared.open_announced_call,
+            keeps_state=False, speculation_options=speculation,
         )  # fmt: skip
         self._events[id(generation)] = events
         self.engine.submit(generation)

@@ -4,7 +4,14 @@ from hypothesis import strategies as st
 
 from services.worker.harmony_channels import ChannelSplitter
 from services.worker.pieces import Piece
-from services.worker.reasoning import HarmonyReasoning, ReasoningFormat, ReasoningSplitter, Splitter, pick_reasoning
+from services.worker.reasoning import (
+    HarmonyReasoning,
+    ReasoningFormat,
+    ReasoningSplitter,
+    Splitter,
+    content_of,
+    pick_reasoning,
+)
 
 
 def split(text: str, *, starts_open: bool = False, size: int | None = None) -> tuple[str, str]:
@@ -38,6 +45,12 @@ def test_reasoning_is_split_off(text: str, starts_open: bool, expected: tuple[st
 @given(st.text("<think>/ \nab", max_size=40), st.booleans(), st.integers(1, 7))
 def test_any_cut_of_the_text_gives_the_same_result(text: str, starts_open: bool, size: int) -> None:
     assert split(text, starts_open=starts_open, size=size) == split(text, starts_open=starts_open)
+
+
+def test_the_content_of_a_whole_answer_is_what_follows_the_reasoning() -> None:
+    assert content_of("<think>\nwhy\n</think>\n\nbecause", ReasoningFormat()) == "because"
+    assert content_of("still thinking", ReasoningFormat(starts_open=True)) == ""
+    assert content_of("<think>as it is", None) == "<think>as it is"
 
 
 def test_reasoning_streams_as_it_comes() -> None:
