@@ -182,7 +182,7 @@ class Answer:
         deltas[0].token_ids.extend(self._token_ids)
         self._token_ids.clear()
         if self._logprobs:
-            content = next((delta for delta in deltas if delta.WhichOneof("piece") == "content"), None)
+            content = next((delta for delta in deltas if delta.content), None)
             if content is not None:
                 content.logprobs.extend(self._logprobs)
             self._logprobs.clear()

@@ -148,6 +148,16 @@ def test_tokens_of_reasoning_are_counted() -> None:
     assert answer.reasoning_token_count == 3
 
 
+def test_logprobs_of_a_call_are_not_the_contents() -> None:
+    answer = make_answer(tools=TOOLS)
+    pieces = ["Look.", *READ, "\n"]
+    deltas: list[pb.Delta] = []
+    for token_id, piece in enumerate(pieces):
+        deltas += answer.feed(token_id, piece.encode(), pb.TokenLogprob(token=piece, logprob=-1.0))
+    deltas += answer.finish(ended_by_model=True)
+    assert [logprob.token for delta in deltas for logprob in delta.logprobs] == ["Look."]
+
+
 def test_logprobs_come_with_the_content_they_stand_for() -> None:
     answer = make_answer(stop=["##"], reasoning=ReasoningFormat())
     pieces = ["<think>", "hm", "</think>", "a", "#", "b"]
