@@ -46,9 +46,10 @@ class BlockWriter:
 
     def __init__(
         self, archive: Archive, history: BlockHistory, *, fetch_rate: MeasuredRate, wear: WearBudget,
-        find: Callable[[bytes], Block | None], most_waiting_bytes: int,
+        find: Callable[[bytes], Block | None], most_waiting_bytes: int, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._archive, self._history, self._fetch_rate, self._find = archive, history, fetch_rate, find
+        self._clock = clock
         self.wear = wear
         self._queue = WriteQueue(most_waiting_bytes, self._urgency)
         self._tails: dict[bytes, tuple[float, Block]] = {}
@@ -86,7 +87,7 @@ class BlockWriter:
         """Takes a block that the engine has saved."""
         if len(block.tokens) < BLOCK_TOKENS:
             if len(block.tokens) >= _SHORTEST_TAIL:
-                self._tails[block.parent] = (time.monotonic(), block)
+                self._tails[block.parent] = (self._clock(), block)
             return
         self._tails.pop(block.parent, None)
         if block.hash not in self._stored:
@@ -152,7 +153,7 @@ class BlockWriter:
         looks = 0
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            now = time.monotonic()
+            now = self._clock()
             for parent, (since, block) in list(self._tails.items()):
                 quiet = quiet_seconds(self._origin(block))
                 if quiet is not None and now - since < quiet:

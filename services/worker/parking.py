@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from services.shared.reuse import expected_reuse
 from services.worker.blocks import HashedTokens
-from services.worker.ram_tier import expected_reuse
 
 
 @dataclass(eq=False)

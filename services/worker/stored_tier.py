@@ -77,16 +77,16 @@ class StoredTier:
 
     def __init__(
         self, ram: RamTier, archive: BlockArchive, *, fingerprint: bytes, written_bytes_per_token: int | None = None,
-        is_computing: Callable[[], bool] = lambda: False,
+        is_computing: Callable[[], bool] = lambda: False, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._ram, self._archive, self._fingerprint = ram, archive, fingerprint
+        self._ram, self._archive, self._fingerprint, self._clock = ram, archive, fingerprint, clock
         self._history = BlockHistory()
         self._fetch_rate = MeasuredRate()
         self._fetching_count = 0
         self._loop = asyncio.get_running_loop()
         self.writer = BlockWriter(
             archive, self._history, fetch_rate=self._fetch_rate, wear=WearBudget(written_bytes_per_token),
-            find=ram.peek, most_waiting_bytes=int(ram.budget_bytes * _MOST_WAITING_SHARE),
+            find=ram.peek, most_waiting_bytes=int(ram.budget_bytes * _MOST_WAITING_SHARE), clock=clock,
         )  # fmt: skip
         self.prefetcher = Prefetcher(
             ram, archive, self._read, is_fetching=lambda: self._fetching_count > 0, is_computing=is_computing
@@ -122,9 +122,9 @@ class StoredTier:
             hashes, request_class=request_class, system_block_count=system_token_count // BLOCK_TOKENS
         )
         self.writer.reconsider(hashes)
-        started = time.monotonic()
+        started = self._clock()
         count = await self.fetch(wanted, prefill_rate=prefill_rate)
-        seconds = time.monotonic() - started if count else 0.0
+        seconds = self._clock() - started if count else 0.0
         return Visit(hashes, request_class, count, seconds, self._archive.is_remote, returning * BLOCK_TOKENS)
 
     def end(self, visit: Visit, tokens: Sequence[int], *, computed_count: int, goes_on: bool) -> None:
@@ -164,13 +164,13 @@ class StoredTier:
     async def _fetch(self, hashes: Sequence[bytes], known: int) -> int:
         chain = await self._archive.lookup(hashes)
         self.writer.note_lookup(chain.hashes, hashes[len(chain.hashes) :])
-        started = time.monotonic()
+        started = self._clock()
         used = [block.hash for block in chain.next[:_MOST_BRANCHES] if not self._ram.contains(block.hash)]
         blocks = await asyncio.gather(*map(self._read_and_keep, [*chain.hashes[known:], *used]))
         await self._archive.release(chain, used=used)
         count = sum(blocks)
         if count:
-            self._fetch_rate.observe(count, time.monotonic() - started)
+            self._fetch_rate.observe(count, self._clock() - started)
         return count
 
     async def _read_and_keep(self, name: bytes) -> int:
