@@ -10,7 +10,7 @@ from bench.policy.day import Asked
 from bench.policy.store import FINGERPRINT, SimulatedStore, StateSize
 from services.shared.sealing import BlockHeader
 from services.worker.block_mover import BlockMover
-from services.worker.blocks import BLOCK_TOKENS, HashedTokens, as_tokens, shared_token_count, stored_pieces
+from services.worker.blocks import BLOCK_TOKENS, HashedTokens, shared_token_count, stored_pieces
 from services.worker.ram_tier import RamTier
 from services.worker.stored_tier import StoredTier, Visit
 
@@ -39,7 +39,9 @@ class _Memory:
     def __init__(self, size: StateSize) -> None:
         self._size = size
 
-    def save(self, sequence_id: int, start: int, end: int, *, room: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    def save(
+        self, sequence_id: int, start: int, end: int, *, room: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         return self._size.zeros(end - start)
 
     def restore(self, sequence_id: int, data: NDArray[np.uint8], start: int, end: int) -> None:

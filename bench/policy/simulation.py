@@ -89,8 +89,8 @@ def compare(
                 outcome = simulate(day, policy, budget_bytes=int(share * distinct_bytes), size=size)
                 found_percent = 100 * outcome.found_count / limits.findable_count
                 samples[policy] += [
-                    Sample(f"{what}: found", outcome.found_count, "tokens", "higher"),
                     Sample(f"{what}: found of what could be", found_percent, "%", "higher"),
+                    Sample(f"{what}: missed", limits.findable_count - outcome.found_count, "tokens", "lower"),
                     Sample(f"{what}: written", outcome.written_bytes / 1e6, "MB", "lower"),
                 ]
     return {policy: [taken] for policy, taken in samples.items()}

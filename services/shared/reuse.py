@@ -3,7 +3,8 @@
 import math
 from typing import Final
 
-_FRESH_SECONDS: Final = 60.0
+_FRESH_SECONDS: Final = 15.0
+_WEIGHT_OF_USES: Final = 0.5
 
 
 def expected_reuse(use_count: int, idle_seconds: float) -> float:
@@ -13,4 +14,4 @@ def expected_reuse(use_count: int, idle_seconds: float) -> float:
     keeps what was used often and has ended, and drops what was just made instead: over recorded days that found less
     than LRU and wrote twice as much (`python -m bench policy`). Each further use says less than the one before it.
     """
-    return (1 + math.log2(1 + use_count)) / (1 + max(0.0, idle_seconds) / _FRESH_SECONDS)
+    return (1 + _WEIGHT_OF_USES * math.log2(1 + use_count)) / (1 + max(0.0, idle_seconds) / _FRESH_SECONDS)

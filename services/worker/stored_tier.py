@@ -19,7 +19,16 @@ from services.shared.block_client import HotBlock, OpenedBlock, StoredChain
 from services.worker import block_writer
 from services.worker.block_history import BlockHistory
 from services.worker.block_writer import BlockWriter
-from services.worker.blocks import BLOCK_TOKENS, Block, HashedTokens, as_tokens, block_hash, block_hashes
+from services.worker.blocks import (
+    BLOCK_TOKENS,
+    Block,
+    HashedTokens,
+    Tokens,
+    as_tokens,
+    block_hash,
+    block_hashes,
+    shared_token_count,
+)
 from services.worker.measured_rate import MeasuredRate
 from services.worker.prefetch import Prefetcher
 from services.worker.ram_tier import RamTier
@@ -157,21 +166,28 @@ class StoredTier:
             return 0
         self._fetching_count += 1
         try:
-            return await self._fetch(hashes, known)
+            return await self._fetch(wanted, hashes, known)
         finally:
             self._fetching_count -= 1
 
-    async def _fetch(self, hashes: Sequence[bytes], known: int) -> int:
+    async def _fetch(self, wanted: HashedTokens, hashes: Sequence[bytes], known: int) -> int:
         chain = await self._archive.lookup(hashes)
         self.writer.note_lookup(chain.hashes, hashes[len(chain.hashes) :])
         started = self._clock()
-        used = [block.hash for block in chain.next[:_MOST_BRANCHES] if not self._ram.contains(block.hash)]
-        blocks = await asyncio.gather(*map(self._read_and_keep, [*chain.hashes[known:], *used]))
-        await self._archive.release(chain, used=used)
+        branches = [block.hash for block in chain.next[:_MOST_BRANCHES] if not self._ram.contains(block.hash)]
+        blocks = await asyncio.gather(*map(self._read_and_keep, [*chain.hashes[known:], *branches]))
+        used = self._best_match(wanted.block(len(chain.hashes)), branches)
+        await self._archive.release(chain, used=[used] if used else [])
         count = sum(blocks)
         if count:
             self._fetch_rate.observe(count, self._clock() - started)
         return count
+
+    def _best_match(self, tokens: Tokens, names: Sequence[bytes]) -> bytes | None:
+        """Of some blocks, the one in host memory that begins most like some tokens: only that is of any use."""
+        blocks = [block for name in names if (block := self._ram.peek(name))]
+        counts = {block.hash: shared_token_count(tokens, block.tokens) for block in blocks}
+        return max((name for name, count in counts.items() if count), key=counts.__getitem__, default=None)
 
     async def _read_and_keep(self, name: bytes) -> int:
         block = await self._read(name)

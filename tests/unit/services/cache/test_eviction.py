@@ -109,7 +109,7 @@ def test_what_costs_more_to_compute_is_used_more_or_is_smaller_is_worth_more() -
     for better in ({"recompute_seconds": 2.0}, {"hit_count": 1}, {"size_bytes": 500}, {"role": BlockRole.SYSTEM}):
         assert value_per_byte(block(0, **better), NOW) > usual
     assert value_per_byte(block(0, role=BlockRole.ENDED), NOW) < usual
-    assert value_per_byte(block(0, used_at=NOW - 60), NOW) == usual / 2
+    assert value_per_byte(block(0, used_at=NOW - 15), NOW) == usual / 2
 
 
 def test_a_new_block_outlives_one_that_was_used_often_before_it_came_to_rest() -> None:
