@@ -65,19 +65,17 @@ class SimulatedStore:
     async def get(self, block_hash: bytes) -> OpenedBlock | None:
         """Reads a block."""
         header = self._headers.get(block_hash)
-        if header is None:
-            return None
-        return OpenedBlock(header, self._state[: header.token_count * self._size.bytes_per_token])
+        return OpenedBlock(header, self._state[: self._bytes(header)]) if header else None
 
     async def put(self, block_hash: bytes, header: BlockHeader, state: Buffer) -> bool:
         """Stores a block."""
         if block_hash in self._headers:
             return True
-        size_bytes = header.token_count * self._size.bytes_per_token
+        size_bytes = self._bytes(header)
         await self._make_room(size_bytes)
         seconds = 0.0 if self._by_use_alone else header.recompute_seconds
         facts = BlockFacts(
-            block_hash, header.parent, FINGERPRINT, size_bytes, header.token_count, header.role, seconds
+            block_hash, header.is_after, FINGERPRINT, size_bytes, header.token_count, header.role, seconds
         )  # fmt: skip
         await self._index.add(facts, is_written=True)
         self._headers[block_hash] = header
@@ -87,6 +85,10 @@ class SimulatedStore:
     async def count_tokens(self, computed_count: int) -> bool:
         """Takes a statistic."""
         return True
+
+    def _bytes(self, header: BlockHeader) -> int:
+        base = self._headers.get(header.base)
+        return (header.token_count - (base.token_count if base else 0)) * self._size.bytes_per_token
 
     async def _make_room(self, size_bytes: int) -> None:
         counts = await self._index.counts()

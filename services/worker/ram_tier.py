@@ -39,6 +39,8 @@ class RamTier:
         """Told of each block that the engine puts here."""
         self.expected_uses: Callable[[bytes], float] = lambda _hash: 1.0
         """How often a block will probably be used, beside what its own uses say."""
+        self.cut_length: Callable[[bytes, Tokens], int] = lambda _parent, _tokens: 0
+        """Behind how many tokens the state of a block should be such that it can be taken apart."""
 
     def __len__(self) -> int:
         return len(self._kept)
