@@ -90,7 +90,7 @@ async def test_ten_conversations_over_one_prompt_store_it_once_wherever_it_ends(
         await system.until_quiet()
         tail_counts.append(asked.prompt_count + asked.usage.completion_token_count - prompt_count)
     sizes = sorted(system.blobs().values())
-    bytes_per_token = sizes[len(sizes) // 2] / BLOCK
+    bytes_per_token = sizes[-1] / BLOCK  # of a whole block
     assert prompt_count > 2500
     assert sum(sizes) <= 1.1 * bytes_per_token * (prompt_count + sum(tail_counts))
 
