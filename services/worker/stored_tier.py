@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from localcode.inference.v1 import inference_pb2 as pb
-from services.shared.block_client import HotBlock, OpenedBlock, StoredChain
+from services.shared.block_client import HotBlock, NextBlock, OpenedBlock, StoredChain
 from services.worker import block_writer
 from services.worker.block_history import BlockHistory
 from services.worker.block_writer import BlockWriter
@@ -183,28 +183,29 @@ class StoredTier:
     async def _fetch(self, wanted: HashedTokens, hashes: Sequence[bytes], known: int) -> int:
         chain = await self._archive.lookup(hashes)
         self.writer.note_lookup(chain.hashes, hashes[len(chain.hashes) :])
-        following = [block.hash for block in chain.next[:_MOST_BRANCHES]]
-        following += await self._behind_shared_end(wanted, chain)
+        following = [*chain.next[:_MOST_BRANCHES], *await self._behind_shared_end(wanted, chain)]
         started = self._clock()
-        branches = [name for name in following if not self._ram.contains(name)]
+        parent, rest = wanted.parent(len(chain.hashes)), wanted.block(len(chain.hashes))
+        had = max((shared_token_count(rest, tokens) for _, tokens in self._ram.children(parent)), default=0)
+        branches = [block.hash for block in following if block.token_count > had and not self._ram.contains(block.hash)]
         blocks = await asyncio.gather(*map(self._read_and_keep, [*chain.hashes[known:], *branches]))
-        used = self._best_match(wanted.block(len(chain.hashes)), branches)
+        used = self._best_match(rest, branches)
         await self._archive.release(chain, used=[used] if used else [])
         count = sum(blocks)
         if count:
             self._fetch_rate.observe(count, self._clock() - started)
         return count
 
-    async def _behind_shared_end(self, wanted: HashedTokens, chain: StoredChain) -> list[bytes]:
+    async def _behind_shared_end(self, wanted: HashedTokens, chain: StoredChain) -> Sequence[NextBlock]:
         """Finds what is stored behind the piece in which a prompt's system text ends, if the chain ends before that."""
         index = len(chain.hashes)
         parent, tokens = wanted.parent(index), wanted.block(index)
         length = self._shared_ends.length(parent, tokens)
         name = block_hash(parent, tokens[:length])
         if not length or all(block.hash != name for block in chain.next):
-            return []
+            return ()
         behind = await self._archive.lookup([*chain.hashes, name], peek=True)
-        return [block.hash for block in behind.next[:_MOST_BRANCHES]]
+        return behind.next[:_MOST_BRANCHES]
 
     def _best_match(self, tokens: Tokens, names: Sequence[bytes]) -> bytes | None:
         """Of some blocks, the one in host memory that begins most like some tokens: only that is of any use."""
