@@ -16,6 +16,7 @@ from rich.markup import escape
 from bench.launch import Machinery
 from bench.machine import describe_machine, describe_versions
 from bench.material import Material
+from bench.policy.result import POLICY, policy_result
 from bench.record import record
 from bench.report import markdown, put_between_markers, terminal_table
 from bench.results import Result, keep_result, read_results
@@ -23,6 +24,7 @@ from bench.runner import Rounds, run_workload
 from bench.servers.llama_server import find_llama_server, version_of
 from bench.servers.process import ServerFailed
 from bench.sizes import FULL, QUICK
+from bench.traces import read_traces
 from bench.workloads import WORKLOADS
 from cli.sources import model_path
 
@@ -122,6 +124,24 @@ def report(out: OutOption = HERE) -> None:
     _report(out)
 
 
+@app.command("policy")
+def measure_policy(
+    traces: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Recorded requests; without them that day is left out."),
+    ] = None,
+    out: OutOption = HERE,
+    save: Annotated[bool, typer.Option("--save/--no-save", help="Keep the results.")] = True,
+) -> None:
+    """Try the KV store's policy against plain LRU on days of requests, in virtual time and without any model."""
+    folder = traces or (RECORDED if RECORDED.is_dir() else None)
+    result = policy_result(read_traces(folder) if folder else {})
+    console.print(terminal_table(result), "")
+    if save:
+        keep_result(out / "results.json", result)
+        _report(out)
+
+
 @app.command("record-opencode")
 def record_opencode(
     program: Annotated[Path | None, typer.Option(exists=True, help="OpenCode; by default the one on the PATH.")] = None,
@@ -158,7 +178,7 @@ def _options(name: str, machinery: Machinery, material: Material, rounds: int) -
 
 def _report(out: Path) -> None:
     results = read_results(out / "results.json")
-    ordered = {name: results[name] for name in WORKLOADS if name in results}
+    ordered = {name: results[name] for name in (*WORKLOADS, POLICY) if name in results}
     try:
         from bench.plots import draw
 

@@ -22,6 +22,7 @@ class BlockFacts:
 
     hash: bytes
     parent: bytes
+    """The block that this one is of no use without: the one before it, or one that holds a part of its state."""
     fingerprint: bytes
     size_bytes: int
     token_count: int

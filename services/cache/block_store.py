@@ -243,7 +243,7 @@ def facts_of(block_hash: bytes, beginning: Buffer, size_bytes: int, keyring: Key
         raise BlobRejected("truncated" if size_bytes < preamble.blob_bytes else "too long")
     return BlockFacts(
         hash=block_hash,
-        parent=header.parent,
+        parent=header.is_after,
         fingerprint=preamble.fingerprint,
         size_bytes=size_bytes,
         token_count=header.token_count,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.cache.block_index import StoredBlock
+from services.shared.reuse import expected_reuse
 from services.shared.sealing import BlockRole
 
-HALF_LIFE_SECONDS: Final = 24 * 3600.0
 _ROLE_WEIGHTS: Final = {BlockRole.SYSTEM: 4.0, BlockRole.CONVERSATION: 1.0, BlockRole.ENDED: 0.25}
 GIGABYTE: Final = 1_000_000_000
 
@@ -33,15 +33,10 @@ def default_max_bytes(disk_bytes: int | None) -> int:
     return 20 * GIGABYTE if disk_bytes is None else min(20 * GIGABYTE, disk_bytes // 10)
 
 
-def expected_reuse(block: StoredBlock, now: float) -> float:
-    """Guesses how often a block will be used again: as often as before, halved by every day without use."""
-    idle_seconds = max(0.0, now - block.used_at)
-    return _ROLE_WEIGHTS[block.facts.role] * (1 + block.hit_count) * float(0.5 ** (idle_seconds / HALF_LIFE_SECONDS))
-
-
 def value_per_byte(block: StoredBlock, now: float) -> float:
     """Says what a block is worth to keep: seconds that it will probably save, per byte."""
-    return block.facts.recompute_seconds * expected_reuse(block, now) / max(1, block.facts.size_bytes)
+    reuse = _ROLE_WEIGHTS[block.facts.role] * expected_reuse(block.hit_count, now - block.used_at)
+    return block.facts.recompute_seconds * reuse / max(1, block.facts.size_bytes)
 
 
 def removable(blocks: Collection[StoredBlock], now: float) -> Iterator[StoredBlock]:

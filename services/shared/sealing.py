@@ -59,6 +59,13 @@ class BlockHeader:
     recompute_seconds: float
     """What computing these tokens again would take."""
     role: BlockRole = BlockRole.CONVERSATION
+    base: bytes = b""
+    """Hash of the block that holds the state of the first of these tokens, where this one's blob lacks that."""
+
+    @property
+    def is_after(self) -> bytes:
+        """The block that this one is of no use without, and must not outlive."""
+        return self.base or self.parent
 
     @property
     def token_count(self) -> int:
@@ -109,9 +116,8 @@ def encode_block(
     nonces: tuple[bytes, bytes],
 ) -> memoryview:
     """Seals a block under given nonces, which must never be used again with the same key."""
-    plain_header = (
-        _HEADER.pack(header.parent, header.role, header.token_count, header.recompute_seconds) + header.tokens
-    )
+    fixed = _HEADER.pack(header.parent, header.role, header.token_count, header.recompute_seconds)
+    plain_header = fixed + header.tokens + header.base
     header_bytes, state_bytes = len(plain_header) + TAG_BYTES, memoryview(state).nbytes + TAG_BYTES
     packed = _PREAMBLE.pack(_MAGIC, VERSION, keyring.sealing_key_id, fingerprint, *nonces, header_bytes, state_bytes)
     blob = allocate(PREAMBLE_BYTES + header_bytes + state_bytes)
@@ -206,10 +212,12 @@ def _check_fingerprint(blob: Buffer, fingerprint: bytes) -> None:
 
 def _unpacked(plain: bytes) -> BlockHeader:
     parent, role, token_count, recompute_seconds = _HEADER.unpack_from(plain)
-    tokens = plain[_HEADER.size :]
-    if len(tokens) != token_count * TOKEN_BYTES or role not in BlockRole.__members__.values():
+    tokens_end = _HEADER.size + token_count * TOKEN_BYTES
+    tokens, base = plain[_HEADER.size : tokens_end], plain[tokens_end:]
+    is_whole = len(tokens) == token_count * TOKEN_BYTES and len(base) in (0, HASH_BYTES)
+    if not is_whole or role not in BlockRole.__members__.values():
         raise BlobRejected("a header of another form", is_foreign=True)
-    return BlockHeader(parent, tokens, recompute_seconds, BlockRole(role))
+    return BlockHeader(parent, tokens, recompute_seconds, BlockRole(role), base)
 
 
 def _bound(section: bytes, block_hash: bytes, preamble: bytes) -> bytes:

@@ -27,6 +27,11 @@ class BlockHistory:
             part = Part.SYSTEM if index < system_block_count else Part.HISTORY
             self._keep(name, _seen(known or Origin(request_class, part), request_class, part))
 
+    def note_shared_end(self, name: bytes, *, request_class: "pb.RequestClass.ValueType") -> None:
+        """Takes note of the piece of a prompt in which its system text ends."""
+        known = self._origins.get(name) or Origin(request_class, Part.SYSTEM)
+        self._keep(name, _seen(known, request_class, Part.SYSTEM))
+
     def note_answer(
         self, hashes: Sequence[bytes], *, request_class: "pb.RequestClass.ValueType", goes_on: bool
     ) -> None:

@@ -53,6 +53,7 @@ class _Begun:
 
     def __init__(self, sequence_id: int, name: bytes, room_bytes: int) -> None:
         self.sequence_id, self.name, self.token_count = sequence_id, name, 0
+        self.cut: tuple[int, int] | None = None
         self._room, self._size = np.empty(room_bytes, np.uint8), 0
 
     @property
@@ -94,20 +95,33 @@ class BlockMover:
         if self._is_covered(name, parent, tokens):
             self._forget(begun)
             return Saving.NOTHING
-        done = begun.token_count if begun else 0
-        count = min(len(tokens) - done, self._fitting(seconds))
-        if begun is None and count < len(tokens):
+        cut_length = self.store.cut_length(parent, tokens)
+        if begun is None and (cut_length or self._fitting(seconds) < len(tokens)):
             room_bytes = int(self._bytes_per_token * len(tokens) * _SPARE_SHARE)
             begun = self._begun = _Begun(sequence_id, name, room_bytes)
-        data = self._copy(sequence_id, index * BLOCK_TOKENS + done, count, begun.rest if begun else _NO_ROOM)
-        if begun:
-            begun.take(data, count)
-            if begun.token_count < len(tokens):
-                return Saving.PART
+        if begun is None:
+            data = self._copy(sequence_id, index * BLOCK_TOKENS, len(tokens), _NO_ROOM)
+        elif self._go_on(begun, index * BLOCK_TOKENS, len(tokens), cut_length, seconds):
             data = begun.data
             self._forget(begun)
-        self.store.put(Block(name, parent, tokens.copy(), data, len(tokens) / max(prefill_rate, 1.0)))
+        else:
+            return Saving.PART
+        recompute_seconds = len(tokens) / max(prefill_rate, 1.0)
+        self.store.put(Block(name, parent, tokens.copy(), data, recompute_seconds, begun.cut if begun else None))
         return Saving.WHOLE
+
+    def _go_on(self, begun: _Begun, block_start: int, token_count: int, cut_length: int, seconds: float) -> bool:
+        """Copies more of a block, up to a cut or its end, as far as fits a time; says whether all of it is there."""
+        deadline = self._clock() + seconds
+        while begun.token_count < token_count:
+            end = cut_length if begun.token_count < cut_length else token_count
+            count = min(end - begun.token_count, self._fitting(deadline - self._clock()))
+            begun.take(self._copy(begun.sequence_id, block_start + begun.token_count, count, begun.rest), count)
+            if begun.token_count == cut_length:
+                begun.cut = (cut_length, len(begun.data))
+            if begun.token_count < end or self._clock() >= deadline:
+                break
+        return begun.token_count == token_count
 
     def can_save_block(self, seconds: float) -> bool:
         """Whether a whole block can probably be saved in a time."""

@@ -12,6 +12,7 @@ from services.shared.sealing import BlockHeader, Buffer
 from services.worker.block_history import BlockHistory
 from services.worker.blocks import BLOCK_TOKENS, Block
 from services.worker.measured_rate import MeasuredRate
+from services.worker.shared_ends import shared_piece
 from services.worker.write_policy import BlockCost, Origin, WearBudget, quiet_seconds, role_of, urgency, worth_seconds
 from services.worker.write_queue import WriteQueue
 
@@ -46,9 +47,10 @@ class BlockWriter:
 
     def __init__(
         self, archive: Archive, history: BlockHistory, *, fetch_rate: MeasuredRate, wear: WearBudget,
-        find: Callable[[bytes], Block | None], most_waiting_bytes: int,
+        find: Callable[[bytes], Block | None], most_waiting_bytes: int, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._archive, self._history, self._fetch_rate, self._find = archive, history, fetch_rate, find
+        self._clock = clock
         self.wear = wear
         self._queue = WriteQueue(most_waiting_bytes, self._urgency)
         self._tails: dict[bytes, tuple[float, Block]] = {}
@@ -84,9 +86,12 @@ class BlockWriter:
 
     def take(self, block: Block) -> None:
         """Takes a block that the engine has saved."""
+        shared = shared_piece(block)
+        if shared and shared.hash not in self._stored:
+            self._enqueue(shared)
         if len(block.tokens) < BLOCK_TOKENS:
             if len(block.tokens) >= _SHORTEST_TAIL:
-                self._tails[block.parent] = (time.monotonic(), block)
+                self._tails[block.parent] = (self._clock(), block)
             return
         self._tails.pop(block.parent, None)
         if block.hash not in self._stored:
@@ -152,7 +157,7 @@ class BlockWriter:
         looks = 0
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            now = time.monotonic()
+            now = self._clock()
             for parent, (since, block) in list(self._tails.items()):
                 quiet = quiet_seconds(self._origin(block))
                 if quiet is not None and now - since < quiet:
@@ -169,19 +174,32 @@ class BlockWriter:
 
     async def _write_tail(self, block: Block) -> None:
         is_reachable = block.parent not in self._held
-        if is_reachable and self._is_worth_it(block) and self.wear.allows(block.data.nbytes):
+        own_count = len(block.tokens) - (block.cut[0] if block.cut else 0)
+        if (
+            is_reachable
+            and own_count >= _SHORTEST_TAIL
+            and self._is_worth_it(block)
+            and self.wear.allows(block.data.nbytes)
+        ):
             await self._write(block)
 
     async def _write(self, block: Block) -> bool:
+        """Stores a block, and before it the piece of it that it shares with others."""
+        if block.hash in self._stored:
+            return True
+        shared = shared_piece(block)
+        if shared and not await self._write(shared):
+            return False
         tokens = block.tokens.astype("<i4", copy=False).tobytes()
-        header = BlockHeader(block.parent, tokens, block.recompute_seconds, role_of(self._origin(block)))
-        self.wear.note_written(block.data.nbytes)  # before it is, so that nothing else takes the same allowance
-        is_stored = await self._archive.put(block.hash, header, block.data.data)
+        base, state = (shared.hash, block.data[shared.data.nbytes :]) if shared else (b"", block.data)
+        header = BlockHeader(block.parent, tokens, block.recompute_seconds, role_of(self._origin(block)), base)
+        self.wear.note_written(state.nbytes)  # before it is, so that nothing else takes the same allowance
+        is_stored = await self._archive.put(block.hash, header, state.data)
         if is_stored:
             self._held.pop(block.hash, None)
             _remember(self._stored, block.hash)
         else:
-            self.wear.note_written(-block.data.nbytes)
+            self.wear.note_written(-state.nbytes)
             _remember(self._held, block.hash)
         return is_stored
 

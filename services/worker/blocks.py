@@ -88,6 +88,8 @@ class Block:
     data: NDArray[np.uint8]
     recompute_seconds: float
     """What computing these tokens again would take."""
+    cut: tuple[int, int] | None = None
+    """Where the state can be taken apart, if it can: behind how many tokens, and behind how many bytes."""
 
 
 class BlockStore(Protocol):
@@ -107,6 +109,10 @@ class BlockStore(Protocol):
 
     def children(self, parent: bytes) -> Iterable[tuple[bytes, Tokens]]:
         """Lists the blocks that follow a parent, full and partial: hash and tokens of each."""
+        ...
+
+    def cut_length(self, parent: bytes, tokens: Tokens) -> int:
+        """Behind how many tokens the state of a block should be such that it can be taken apart; 0: nowhere."""
         ...
 
 

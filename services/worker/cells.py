@@ -103,6 +103,14 @@ class CellLedger:
         own = self._cells.get(sequence_id)
         return 0 if own is None else int(np.count_nonzero(self._references[own.all] == 1))
 
+    def shared_length(self, sequence_id: int) -> int:
+        """Says how many tokens at a sequence's beginning other sequences hold too."""
+        own = self._cells.get(sequence_id)
+        if own is None:
+            return 0
+        is_own = self._references[own.all] == 1
+        return int(is_own.argmax()) if is_own.any() else own.count
+
     def exclusive_count(self, sequence_ids: set[int]) -> int:
         """Counts cells that only these sequences use."""
         mine = [cells.all for key, cells in self._cells.items() if key in sequence_ids]

@@ -15,7 +15,7 @@ from services.worker.blocks import BLOCK_TOKENS, BlockStore, HashedTokens, Store
 from services.worker.checkpoints import Checkpoints
 from services.worker.kv_state import StateLost
 from services.worker.parked_sequences import KvMemory, ParkedSequences
-from services.worker.parking import CacheSources, Match, Parked, sources
+from services.worker.parking import CacheSources, Match, Parked, blocks_within, sources
 
 _log = structlog.get_logger(__name__)
 _MOVE_SECONDS: Final = 0.02  # how long blocks are moved at a stretch while no answer is being decoded
@@ -137,8 +137,8 @@ class KvPool(ParkedSequences):
             self._restored = None
             return match.sequence_id
         if match and (source := self._parked.get(match.sequence_id)):
-            source.last_used_at, source.fetched_from = now, None
-            source.use_count += 1
+            source.fetched_from = None
+            self._uses.note(blocks_within(source.known, match.length), now=now)
         if not self._free_ids:
             self._evict(except_id=match.sequence_id if match else None)
         sequence_id = self._free_ids.pop()
@@ -164,7 +164,8 @@ class KvPool(ParkedSequences):
         self._tree.append(sequence_id, new.known.tokens[self._tree.length(sequence_id) :])
         for old_id in self._tree.beginnings(new.known.tokens):
             if old := self._parked.get(old_id):
-                new.use_count = max(new.use_count, old.use_count)
+                last = max(0, old.known.block_count - 1)
+                self._uses.inherit(new.known.hash(last), earlier=old.known.hash(last))
                 self._drop(old)
         self._parked[sequence_id] = new
         self._parked_changed = True

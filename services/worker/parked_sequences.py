@@ -11,7 +11,7 @@ from services.worker.blocks import BLOCK_TOKENS, BlockStore
 from services.worker.cells import CellLedger
 from services.worker.checkpoints import WholeStateMemory
 from services.worker.kv_state import StateLost
-from services.worker.parking import Parked, least_valuable
+from services.worker.parking import BlockUses, Parked, least_valuable
 from services.worker.radix import RadixTree
 
 _log = structlog.get_logger(__name__)
@@ -53,6 +53,7 @@ class ParkedSequences:
         """Sequence ids, those that run and those that may be parked."""
         self._free_ids = list(range(sequences - 1, -1, -1))
         self._parked: dict[int, Parked] = {}
+        self._uses = BlockUses()
         self._max_parked_cells = parked_cells
         self._protected_id: int | None = None
         self._prefill_rate = 0.0
@@ -150,12 +151,19 @@ class ParkedSequences:
             self._parked_cells = self._ledger.exclusive_count(set(self._parked))
             self._parked_changed = False
 
-    def _victim(self, except_id: int | None) -> Parked | None:
-        """The parked sequence to take blocks from; one that shares all its cells frees none and comes last."""
+    def _victim(self, except_id: int | None, *, is_whole: bool = False) -> Parked | None:
+        """The parked sequence to take its last block from, or all that it shares with no other one.
+
+        One that shares all its cells frees none and comes last.
+        """
         kept = {except_id, self._protected_id}
         candidates = [one for one in self._parked.values() if one.sequence_id not in kept]
         freeing = [one for one in candidates if self._ledger.released_by(one.sequence_id)]
-        return least_valuable(freeing or candidates, now=self._clock())
+        block_of = self._first_own_block if is_whole else _last_block
+        return least_valuable(freeing or candidates, self._uses, block_of=block_of, now=self._clock())
+
+    def _first_own_block(self, parked: Parked) -> int:
+        return min(self._ledger.shared_length(parked.sequence_id) // BLOCK_TOKENS, _last_block(parked))
 
     def _shrink(self, parked: Parked, *, seconds: float = math.inf) -> bool:
         """Takes the last block from a parked sequence once it is saved; says whether that moved bytes."""
@@ -191,7 +199,7 @@ class ParkedSequences:
 
     def _evict(self, except_id: int | None) -> None:
         """Drops a parked sequence for its id, saving as much of it from the beginning as a step can wait for."""
-        victim = self._victim(except_id)
+        victim = self._victim(except_id, is_whole=True)
         if victim is None:
             return
         deadline = self._clock() + _HURRY_SECONDS
@@ -205,3 +213,7 @@ class ParkedSequences:
     def _drop(self, parked: Parked) -> None:
         del self._parked[parked.sequence_id]
         self.close(parked.sequence_id)
+
+
+def _last_block(parked: Parked) -> int:
+    return max(0, parked.known.block_count - 1)

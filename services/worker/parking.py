@@ -1,10 +1,13 @@
 """What is known of sequences that nobody generates from, and which of them to give up first: pure."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from services.worker.blocks import HashedTokens
-from services.worker.ram_tier import expected_reuse
+from services.shared.reuse import expected_reuse
+from services.worker.blocks import BLOCK_TOKENS, HashedTokens
+
+_MOST_BLOCKS: Final = 65_536
 
 
 @dataclass(eq=False)
@@ -13,8 +16,7 @@ class Parked:
 
     sequence_id: int
     known: HashedTokens
-    last_used_at: float
-    use_count: int = 0
+    parked_at: float
     tried_block_count: int = 0
     """Blocks, from the first, that the store was given or had."""
     fetched_from: int | None = None
@@ -56,13 +58,51 @@ def sources(match: Match, parked: Parked | None) -> CacheSources:
     return CacheSources(parked=rest, ram=fetched)
 
 
-def least_valuable(parked: Iterable[Parked], *, now: float) -> Parked | None:
-    """Chooses what to give up: what is least likely to be used again, then what was used longest ago.
+class BlockUses:
+    """How often and when each block of parked sequences was shared with a prompt.
+
+    Kept by hash, not by sequence: a beginning that many conversations share stays worth as much whichever of them
+    carries it now, and the end of a much used conversation is worth no more than any other end.
+    """
+
+    def __init__(self, most_blocks: int = _MOST_BLOCKS) -> None:
+        self._most_blocks = most_blocks
+        self._uses: dict[bytes, tuple[int, float]] = {}
+
+    def note(self, hashes: Sequence[bytes], *, now: float) -> None:
+        """Counts a use of blocks; those not used for longest are forgotten."""
+        for name in hashes:
+            count, _ = self._uses.pop(name, (0, now))
+            self._uses[name] = count + 1, now
+        while len(self._uses) > self._most_blocks:
+            del self._uses[next(iter(self._uses))]
+
+    def inherit(self, name: bytes, *, earlier: bytes) -> None:
+        """Takes over the uses of a partial block that a block continues."""
+        if name != earlier and (uses := self._uses.get(earlier)):
+            self._uses[name] = max(uses, self._uses.get(name, uses))
+
+    def reuse(self, name: bytes, *, made_at: float, now: float) -> tuple[float, float]:
+        """How likely a block is to be used again, and when it was used last, or made."""
+        count, used_at = self._uses.get(name, (0, made_at))
+        used_at = max(used_at, made_at)
+        return expected_reuse(count, now - used_at), used_at
+
+
+def blocks_within(known: HashedTokens, length: int) -> list[bytes]:
+    """Names the blocks of a sequence that hold its first tokens, the last one perhaps only in part."""
+    return [known.hash(index) for index in range(-(-length // BLOCK_TOKENS))]
+
+
+def least_valuable(
+    parked: Iterable[Parked], uses: BlockUses, *, block_of: Callable[[Parked], int], now: float
+) -> Parked | None:
+    """Chooses what to give up: whose block in question is least likely to be used again, then used longest ago.
 
     All sequences lose as much per cell that is freed, so the chance of reuse alone decides.
     """
-    return min(
-        parked,
-        key=lambda one: (expected_reuse(one.use_count, now - one.last_used_at), one.last_used_at),
-        default=None,
-    )
+
+    def rank(one: Parked) -> tuple[float, float]:
+        return uses.reuse(one.known.hash(block_of(one)), made_at=one.parked_at, now=now)
+
+    return min(parked, key=rank, default=None)

@@ -5,11 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
 
+from services.shared.reuse import expected_reuse
 from services.worker.blocks import Block, Tokens, shared_token_count
-
-_HALF_LIFE_SECONDS: Final = 3600.0
 
 
 @dataclass
@@ -17,11 +15,6 @@ class _Kept:
     block: Block
     last_used_at: float
     use_count: int = 0
-
-
-def expected_reuse(use_count: int, idle_seconds: float) -> float:
-    """Guesses how often state will be used again: as often as before, halved by every hour without use."""
-    return float((1 + use_count) * 0.5 ** (idle_seconds / _HALF_LIFE_SECONDS))
 
 
 def value_per_byte(block: Block, use_count: int, idle_seconds: float) -> float:
@@ -46,6 +39,8 @@ class RamTier:
         """Told of each block that the engine puts here."""
         self.expected_uses: Callable[[bytes], float] = lambda _hash: 1.0
         """How often a block will probably be used, beside what its own uses say."""
+        self.cut_length: Callable[[bytes, Tokens], int] = lambda _parent, _tokens: 0
+        """Behind how many tokens the state of a block should be such that it can be taken apart."""
 
     def __len__(self) -> int:
         return len(self._kept)

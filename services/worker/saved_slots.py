@@ -22,6 +22,7 @@ from services.worker.blocks import BLOCK_TOKENS, Block, HashedTokens, Tokens, st
 from services.worker.engine import Engine
 from services.worker.kv_pool import KvPool
 from services.worker.ram_tier import RamTier
+from services.worker.stored_blocks import read_block
 
 _IDLE_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.05
@@ -167,13 +168,9 @@ class SavedSlots:
         return chain[::-1]
 
     async def _bring(self, block_hash: bytes) -> Block | None:
-        opened = await self._archive.get(block_hash)
-        if opened is None:
+        block = await read_block(self._archive.get, block_hash)
+        if block is None:
             return None
-        header = opened.header
-        tokens = np.frombuffer(header.tokens, dtype="<i4").astype(np.int32)
-        data = np.frombuffer(opened.state, dtype=np.uint8)
-        block = Block(block_hash, header.parent, tokens, data, header.recompute_seconds)
         return block if self._ram.keep(block) or self._ram.contains(block_hash) else None
 
     async def _idle(self, slot_id: int) -> Tokens | None:

@@ -12,17 +12,26 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import numpy as np
-
 from localcode.inference.v1 import inference_pb2 as pb
-from services.shared.block_client import HotBlock, OpenedBlock, StoredChain
+from services.shared.block_client import HotBlock, NextBlock, OpenedBlock, StoredChain
 from services.worker import block_writer
 from services.worker.block_history import BlockHistory
 from services.worker.block_writer import BlockWriter
-from services.worker.blocks import BLOCK_TOKENS, Block, HashedTokens, as_tokens, block_hash, block_hashes
+from services.worker.blocks import (
+    BLOCK_TOKENS,
+    Block,
+    HashedTokens,
+    Tokens,
+    as_tokens,
+    block_hash,
+    block_hashes,
+    shared_token_count,
+)
 from services.worker.measured_rate import MeasuredRate
 from services.worker.prefetch import Prefetcher
 from services.worker.ram_tier import RamTier
+from services.worker.shared_ends import SharedEnds
+from services.worker.stored_blocks import read_block
 from services.worker.write_policy import WearBudget
 
 _MOST_WAITING_SHARE: Final = 0.5  # of host memory's budget: what waits to be written may have left it
@@ -77,16 +86,17 @@ class StoredTier:
 
     def __init__(
         self, ram: RamTier, archive: BlockArchive, *, fingerprint: bytes, written_bytes_per_token: int | None = None,
-        is_computing: Callable[[], bool] = lambda: False,
+        is_computing: Callable[[], bool] = lambda: False, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._ram, self._archive, self._fingerprint = ram, archive, fingerprint
+        self._ram, self._archive, self._fingerprint, self._clock = ram, archive, fingerprint, clock
         self._history = BlockHistory()
+        self._shared_ends = SharedEnds()
         self._fetch_rate = MeasuredRate()
         self._fetching_count = 0
         self._loop = asyncio.get_running_loop()
         self.writer = BlockWriter(
             archive, self._history, fetch_rate=self._fetch_rate, wear=WearBudget(written_bytes_per_token),
-            find=ram.peek, most_waiting_bytes=int(ram.budget_bytes * _MOST_WAITING_SHARE),
+            find=ram.peek, most_waiting_bytes=int(ram.budget_bytes * _MOST_WAITING_SHARE), clock=clock,
         )  # fmt: skip
         self.prefetcher = Prefetcher(
             ram, archive, self._read, is_fetching=lambda: self._fetching_count > 0, is_computing=is_computing
@@ -94,6 +104,7 @@ class StoredTier:
         self._tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self.prefetcher.run())]
         ram.on_put = self._note_put
         ram.expected_uses = self._history.expected_uses
+        ram.cut_length = self._shared_ends.length
 
     def warm(self, max_bytes: int) -> None:
         """Begins to fill host memory with the most valuable blocks of the store, in the background."""
@@ -121,11 +132,19 @@ class StoredTier:
         self._history.note_prompt(
             hashes, request_class=request_class, system_block_count=system_token_count // BLOCK_TOKENS
         )
+        self._note_shared_end(wanted, system_token_count, request_class)
         self.writer.reconsider(hashes)
-        started = time.monotonic()
+        started = self._clock()
         count = await self.fetch(wanted, prefill_rate=prefill_rate)
-        seconds = time.monotonic() - started if count else 0.0
+        seconds = self._clock() - started if count else 0.0
         return Visit(hashes, request_class, count, seconds, self._archive.is_remote, returning * BLOCK_TOKENS)
+
+    def _note_shared_end(
+        self, wanted: HashedTokens, system_token_count: int, request_class: "pb.RequestClass.ValueType"
+    ) -> None:
+        index, count = divmod(min(system_token_count, len(wanted)), BLOCK_TOKENS)
+        if name := self._shared_ends.note(wanted.parent(index), wanted.block(index)[:count]):
+            self._history.note_shared_end(name, request_class=request_class)
 
     def end(self, visit: Visit, tokens: Sequence[int], *, computed_count: int, goes_on: bool) -> None:
         """Takes note of what became of a request: the tokens of its sequence, and how many of them were computed.
@@ -157,21 +176,42 @@ class StoredTier:
             return 0
         self._fetching_count += 1
         try:
-            return await self._fetch(hashes, known)
+            return await self._fetch(wanted, hashes, known)
         finally:
             self._fetching_count -= 1
 
-    async def _fetch(self, hashes: Sequence[bytes], known: int) -> int:
+    async def _fetch(self, wanted: HashedTokens, hashes: Sequence[bytes], known: int) -> int:
         chain = await self._archive.lookup(hashes)
         self.writer.note_lookup(chain.hashes, hashes[len(chain.hashes) :])
-        started = time.monotonic()
-        used = [block.hash for block in chain.next[:_MOST_BRANCHES] if not self._ram.contains(block.hash)]
-        blocks = await asyncio.gather(*map(self._read_and_keep, [*chain.hashes[known:], *used]))
-        await self._archive.release(chain, used=used)
+        following = [*chain.next[:_MOST_BRANCHES], *await self._behind_shared_end(wanted, chain)]
+        started = self._clock()
+        parent, rest = wanted.parent(len(chain.hashes)), wanted.block(len(chain.hashes))
+        had = max((shared_token_count(rest, tokens) for _, tokens in self._ram.children(parent)), default=0)
+        branches = [block.hash for block in following if block.token_count > had and not self._ram.contains(block.hash)]
+        blocks = await asyncio.gather(*map(self._read_and_keep, [*chain.hashes[known:], *branches]))
+        used = self._best_match(rest, branches)
+        await self._archive.release(chain, used=[used] if used else [])
         count = sum(blocks)
         if count:
-            self._fetch_rate.observe(count, time.monotonic() - started)
+            self._fetch_rate.observe(count, self._clock() - started)
         return count
+
+    async def _behind_shared_end(self, wanted: HashedTokens, chain: StoredChain) -> Sequence[NextBlock]:
+        """Finds what is stored behind the piece in which a prompt's system text ends, if the chain ends before that."""
+        index = len(chain.hashes)
+        parent, tokens = wanted.parent(index), wanted.block(index)
+        length = self._shared_ends.length(parent, tokens)
+        name = block_hash(parent, tokens[:length])
+        if not length or all(block.hash != name for block in chain.next):
+            return ()
+        behind = await self._archive.lookup([*chain.hashes, name], peek=True)
+        return behind.next[:_MOST_BRANCHES]
+
+    def _best_match(self, tokens: Tokens, names: Sequence[bytes]) -> bytes | None:
+        """Of some blocks, the one in host memory that begins most like some tokens: only that is of any use."""
+        blocks = [block for name in names if (block := self._ram.peek(name))]
+        counts = {block.hash: shared_token_count(tokens, block.tokens) for block in blocks}
+        return max((name for name, count in counts.items() if count), key=counts.__getitem__, default=None)
 
     async def _read_and_keep(self, name: bytes) -> int:
         block = await self._read(name)
@@ -181,13 +221,10 @@ class StoredTier:
         return len(block.tokens)
 
     async def _read(self, name: bytes) -> Block | None:
-        opened = await self._archive.get(name)
-        if opened is None:
-            return None
-        header = opened.header
-        tokens = np.frombuffer(header.tokens, dtype="<i4").astype(np.int32)
-        data = np.frombuffer(opened.state, dtype=np.uint8)
-        return Block(name, header.parent, tokens, data, header.recompute_seconds)
+        block = await read_block(self._archive.get, name)
+        if block is None:
+            self.writer.note_lookup((), [name])  # also if a piece of it is missing: both are written when they come
+        return block
 
     def _note_put(self, block: Block) -> None:
         """Called by the engine thread."""

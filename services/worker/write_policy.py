@@ -2,7 +2,8 @@
 
 A block is worth what restoring it will probably save. How often it will be asked for again follows from what requests
 have said of it: tools and system text return with every session, a conversation whose last answer called a tool
-returns within seconds, a title returns never. What may never return is written when it has come a second time.
+returns within seconds, a title returns never, nor does a subagent that has given its answer. What may never return is
+written when it has come a second time.
 """
 
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ def expected_uses(origin: Origin) -> float:
         return 0.0
     if origin.part is Part.SYSTEM:
         return _SYSTEM_USES
+    if _has_ended(origin) and origin.seen_count < 2:
+        return 0.0
     if origin.goes_on:
         return _EXPECTED_USES
     return _ENDED_USES if _has_ended(origin) else _CONVERSATION_USES

@@ -96,7 +96,7 @@ async def full_block_count(store: BlockStoreServiceStub) -> int:
 
 async def test_titles_cost_no_writes_and_a_worker_starts_warm(tmp_path: Path, scripted_chat_model: Path) -> None:
     rig = Rig(tmp_path, scripted_chat_model)
-    main = request(pb.REQUEST_CLASS_MAIN, AGENT, "How is the weather?")
+    main = request(pb.REQUEST_CLASS_MAIN, AGENT, "How is the weather? " * 5)  # a tail of its own worth a file
     async with rig.cache() as store:
         async with rig.worker(warms=True) as worker:
             title = await answered(worker, request(pb.REQUEST_CLASS_TITLE, TITLES, "First " * 300))

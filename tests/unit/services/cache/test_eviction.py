@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from services.cache.block_index import BlockFacts, StoredBlock
 from services.cache.eviction import (
     GIGABYTE,
-    HALF_LIFE_SECONDS,
     Budget,
     choose_hottest,
     choose_idle,
@@ -110,7 +109,12 @@ def test_what_costs_more_to_compute_is_used_more_or_is_smaller_is_worth_more() -
     for better in ({"recompute_seconds": 2.0}, {"hit_count": 1}, {"size_bytes": 500}, {"role": BlockRole.SYSTEM}):
         assert value_per_byte(block(0, **better), NOW) > usual
     assert value_per_byte(block(0, role=BlockRole.ENDED), NOW) < usual
-    assert value_per_byte(block(0, used_at=NOW - HALF_LIFE_SECONDS), NOW) == usual / 2
+    assert value_per_byte(block(0, used_at=NOW - 15), NOW) == usual / 2
+
+
+def test_a_new_block_outlives_one_that_was_used_often_before_it_came_to_rest() -> None:
+    new, ended = block(0), block(1, hit_count=30, used_at=NOW - 3600)
+    assert choose_victims([new, ended], surplus_bytes=1, now=NOW) == [ended]
 
 
 def test_of_equal_blocks_the_one_idle_longest_goes_first() -> None:

@@ -1,4 +1,5 @@
 import array
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -50,6 +51,14 @@ def test_the_header_opens_without_the_state() -> None:
     end = read_preamble(BLOB[:PREAMBLE_BYTES]).header_end
     assert decode_header(BLOB[:end], HASH, keyring=KEYS) == HEADER
     assert HEADER.token_count == 5
+
+
+def test_a_block_whose_first_tokens_another_blob_holds_says_so_in_its_sealed_header() -> None:
+    header = replace(HEADER, base=sha256(b"base").digest())
+    blob = bytes(seal_block(HASH, header, STATE, fingerprint=FINGERPRINT, keyring=KEYS))
+    assert opened(blob) == (header, STATE)
+    assert header.base not in blob
+    assert (header.is_after, HEADER.is_after) == (header.base, HEADER.parent)
 
 
 def test_no_two_blobs_use_the_same_nonce() -> None:

@@ -90,3 +90,13 @@ def test_no_cell_leaks_over_random_operations() -> None:
     for key in alive:
         ledger.release(key)
     assert ledger.used_count == 0
+
+
+def test_what_a_sequence_shares_ends_at_the_first_cell_that_only_it_holds() -> None:
+    ledger = CellLedger(20)
+    ledger.extend(0, 6)
+    assert ledger.shared_length(0) == 0
+    ledger.fork(0, 1, 4)
+    assert (ledger.shared_length(0), ledger.shared_length(1), ledger.shared_length(2)) == (4, 4, 0)
+    ledger.extend(1, 1)
+    assert ledger.shared_length(1) == 4

@@ -124,6 +124,45 @@ def test_a_conversation_that_was_continued_outlives_a_newer_one_that_was_not() -
     assert made.match([2] * 7) is None
 
 
+def test_a_beginning_that_many_shared_stays_when_the_conversation_that_carries_it_is_old() -> None:
+    clock = Clock()
+    made = Pool(cells=8 * BLOCK_TOKENS, clock=clock)
+    prompt = [7] * BLOCK_TOKENS
+    made.park(prompt + [1] * BLOCK_TOKENS, now=clock())
+    for number in range(2, 8):  # each shares the prompt, and its own part is gone soon after
+        clock.now += 60.0
+        asked = prompt + [number] * 40
+        made.pool.close(made.compute(asked, made.match(asked), now=clock()))
+    clock.now += 5.0
+    made.park([8] * BLOCK_TOKENS * 3, now=clock())
+    clock.now += 15.0
+    assert made.pool.make_room(6 * BLOCK_TOKENS)
+    match = made.match([*prompt, 9])
+    assert match is not None
+    assert match.length == BLOCK_TOKENS
+    old_end = made.match(prompt + [1] * BLOCK_TOKENS)
+    assert old_end is not None
+    assert old_end.length == BLOCK_TOKENS
+    assert made.match([8] * BLOCK_TOKENS * 3) is not None
+
+
+def test_a_sequence_id_is_not_taken_from_the_one_that_alone_carries_a_much_used_beginning() -> None:
+    clock = Clock()
+    made = Pool(cells=12 * BLOCK_TOKENS, parked=1, clock=clock)
+    prompt = [7] * BLOCK_TOKENS
+    made.park(prompt + [1] * BLOCK_TOKENS, now=clock())
+    for number in range(2, 8):
+        clock.now += 60.0
+        asked = prompt + [number] * 40
+        made.pool.close(made.compute(asked, made.match(asked), now=clock()))
+    made.park([8] * BLOCK_TOKENS, now=clock())
+    clock.now += 15.0
+    for _ in range(2):
+        made.pool.open(None, now=clock())
+    assert made.match([*prompt, 9]) is not None
+    assert made.match([8] * BLOCK_TOKENS) is None
+
+
 def test_what_runs_makes_no_room() -> None:
     made = Pool(cells=10)
     made.compute([1] * 8)

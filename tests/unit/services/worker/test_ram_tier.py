@@ -3,7 +3,7 @@ import random
 import numpy as np
 
 from services.worker.blocks import Block, as_tokens
-from services.worker.ram_tier import RamTier, expected_reuse
+from services.worker.ram_tier import RamTier
 
 
 class Clock:
@@ -47,9 +47,16 @@ def test_what_was_used_stays() -> None:
     assert tier.contains(b"used")
 
 
-def test_uses_of_long_ago_count_less() -> None:
-    assert expected_reuse(3, 0.0) == 4
-    assert expected_reuse(3, 4 * 3600.0) < expected_reuse(0, 0.0)
+def test_what_is_new_pushes_out_what_was_used_often_long_ago() -> None:
+    clock = Clock()
+    tier = RamTier(20, clock=clock)
+    tier.put(block("ended"))
+    for _ in range(8):
+        assert tier.get(b"ended")
+    clock.now = 3600.0
+    tier.put(block("new"))
+    tier.put(block("newer"))
+    assert [tier.contains(name) for name in (b"ended", b"new", b"newer")] == [False, True, True]
 
 
 def test_a_parent_outlives_its_children() -> None:

@@ -35,7 +35,9 @@ class Archive:
         self.lookups += not peek
         count = next((i for i, name in enumerate(hashes) if name not in self.blocks), len(hashes))
         last = hashes[count - 1] if count else FINGERPRINT
-        following = [NextBlock(name, 1) for name, (header, _) in self.blocks.items() if header.parent == last]
+        following = [
+            NextBlock(name, header.token_count) for name, (header, _) in self.blocks.items() if header.is_after == last
+        ]
         return StoredChain(tuple(hashes[:count]), tuple(following), "lease")
 
     async def release(self, chain: StoredChain, *, used: Sequence[bytes] = ()) -> None:

@@ -36,8 +36,17 @@ def test_what_never_returns_is_worth_nothing_until_it_was_seen_twice(
     assert worth_seconds(replace(first, seen_count=2), ON_A_CPU) > 0
 
 
-def test_system_text_is_worth_more_than_history_and_that_more_than_a_subagent_that_ended() -> None:
-    assert expected_uses(SYSTEM) > expected_uses(MAIN) > expected_uses(SUBAGENT) > expected_uses(TITLE) == 0
+def test_system_text_is_worth_more_than_history_and_that_more_than_a_subagent_that_came_back() -> None:
+    returned = replace(SUBAGENT, seen_count=2)
+    assert expected_uses(SYSTEM) > expected_uses(MAIN) > expected_uses(returned) > expected_uses(TITLE) == 0
+
+
+def test_the_end_of_a_subagent_is_worth_nothing_until_it_was_seen_twice_but_what_it_shares_with_others_is() -> None:
+    for part in (Part.HISTORY, Part.GENERATED):
+        assert worth_seconds(replace(SUBAGENT, part=part, seen_count=1), ON_A_CPU) < 0
+        assert worth_seconds(replace(SUBAGENT, part=part, seen_count=2), ON_A_CPU) > 0
+    assert expected_uses(replace(SUBAGENT, part=Part.SYSTEM)) == expected_uses(SYSTEM)
+    assert expected_uses(replace(SUBAGENT, goes_on=True)) == expected_uses(replace(MAIN, goes_on=True))
 
 
 def test_a_conversation_that_surely_goes_on_comes_before_everything_else() -> None:
