@@ -104,6 +104,11 @@ def has_image(chat: pb.ChatPrompt) -> bool:
     return any(part.HasField("image") for message in chat.messages for part in message.content)
 
 
+def may_call(chat: pb.ChatPrompt) -> bool:
+    """Whether tools are offered that the answer may call."""
+    return bool(chat.tools) and chat.tool_choice.mode != pb.TOOL_CHOICE_MODE_NONE
+
+
 def _shape(request: pb.GenerateRequest) -> Shape:
     messages = request.chat.messages
     system = takewhile(lambda message: message.role == pb.ROLE_SYSTEM, messages)
