@@ -22,6 +22,8 @@ class Timing:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    prompt_seconds: float = 0.0
+    """How long the server worked on the prompt, as it says itself."""
     finish_reason: str = ""
     text: str = ""
     calls: list[dict[str, str]] = field(default_factory=list)
@@ -30,6 +32,11 @@ class Timing:
     def ttft_seconds(self) -> float:
         """Until the first part of the answer; until the end where nothing of it can be shown."""
         return (self.arrivals[0] if self.arrivals else self.ended_at) - self.started_at
+
+    @property
+    def waited_seconds(self) -> float:
+        """Before the server began with the prompt: in queues, and for the step of others that ran."""
+        return max(self.ttft_seconds - self.prompt_seconds, 0.0)
 
     @property
     def total_seconds(self) -> float:
@@ -86,6 +93,7 @@ def take_chunk(timing: Timing, chunk: dict[str, Any]) -> bool:
         timing.prompt_tokens = usage["prompt_tokens"]
         timing.completion_tokens = usage["completion_tokens"]
         timing.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    timing.prompt_seconds = (chunk.get("timings") or {}).get("prompt_ms", timing.prompt_seconds * 1000) / 1000
     shows = False
     for choice in chunk.get("choices") or ():
         delta = choice["delta"]

@@ -71,7 +71,7 @@ class Machinery:
 
     def _running(self, contestant: Contestant, setup: Setup, directory: Path) -> AbstractAsyncContextManager[Target]:
         if contestant.program == "localcode":
-            return running_localcode(setup, directory, contestant.settings)
+            return running_localcode(setup, directory, contestant.settings, workers=contestant.workers)
         assert self.llama_server is not None
         return running_llama_server(self.llama_server, setup, directory)
 

@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Final
 
 from bench.client import Body
-from bench.sessions import TASK, main_request, session, subagent_requests, title_request
+from bench.sessions import (
+    TASK,
+    agents_session,
+    compaction_request,
+    main_request,
+    session,
+    subagent_requests,
+    title_request,
+)
 from bench.sizes import Sizes
 from bench.traces import Recorded, in_directory, prepared, read_traces, with_task
 
 _DIRECTORY: Final = "/srv/project"
+_OTHER_DIRECTORY: Final = "/srv/other"
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,20 @@ class Material:
         requests = session(directory=_DIRECTORY, sizes=self.sizes)
         return [_ready(Recorded("generated", kind, body, headers)) for kind, body in requests]
 
+    def sessions_at_once(self) -> list[list[Recorded]]:
+        """Sessions that people have at the same time: a long one, and one with subagents, each with its title.
+
+        The last list holds titles and summaries of others, which go on beside them.
+        """
+        if not self.traces:
+            return [self.sessions(), *_generated_company(self.sizes)]
+        scenarios = {name: [_ready(one) for one in requests] for name, requests in self.traces.items()}
+        with_agents = next((name for name, all_ in scenarios.items() if any(one.kind == "sub" for one in all_)), "")
+        longest = self.turns()[0].scenario
+        others = [one for name, all_ in scenarios.items() if name not in (longest, with_agents) for one in all_]
+        company = [one for one in others if one.kind in ("title", "compaction")]
+        return [all_ for all_ in (scenarios[longest], scenarios.get(with_agents, []), company) if all_]
+
     def turns(self) -> list[Recorded]:
         """The main loop's requests of the longest session, in order."""
         sessions: dict[str, list[Recorded]] = {}
@@ -79,6 +102,21 @@ class Material:
 
     def _all(self) -> Sequence[Recorded]:
         return [recorded for requests in self.traces.values() for recorded in requests]
+
+
+def _generated_company(sizes: Sizes) -> tuple[list[Recorded], list[Recorded]]:
+    agents = [
+        Recorded("agents", kind, body, _session_headers(f"ses_agents_{agent}" if agent else "ses_agents", agent))
+        for kind, agent, body in agents_session(directory=_OTHER_DIRECTORY, sizes=sizes)
+    ]
+    title, summary = title_request("Explain the ledger."), compaction_request(sizes=sizes)
+    company = [("title", title, "ses_other"), ("compaction", summary, "ses_other"), ("title", title, "ses_third")]
+    background = [Recorded("company", kind, body, _session_headers(name)) for kind, body, name in company]
+    return [_ready(one) for one in agents], [_ready(one) for one in background]
+
+
+def _session_headers(name: str, agent: str = "") -> dict[str, str]:
+    return {"x-session-id": name} | ({"x-parent-session-id": "ses_agents"} if agent else {})
 
 
 def _ready(recorded: Recorded) -> Recorded:

@@ -105,6 +105,47 @@ def session(*, directory: str, sizes: Sizes = FULL) -> Iterator[tuple[str, Body]
         ]
 
 
+def agents_session(*, directory: str, sizes: Sizes = FULL) -> Iterator[tuple[str, str, Body]]:
+    """A session that lets two subagents work at once: kind, agent (empty for the loop) and body of each request."""
+    task = "Find what has no test, and where the input is parsed."
+    yield "title", "", title_request(task)
+    main = main_request(directory=directory, task=task, sizes=sizes)
+    yield "main", "", main
+    reports = [words(120, seed=f"report {name}") for name in ("first", "second")]
+    for name, first in zip(("first", "second"), subagent_requests(directory=directory, sizes=sizes), strict=True):
+        yield "sub", name, first
+        yield "sub", name, _continued(first, ("grep", {"pattern": name}, words(300, seed=name)))
+    calls = [("task", {"prompt": report[:20]}, report) for report in reports]
+    yield "main", "", _continued(main, *calls)
+
+
+def compaction_request(*, sizes: Sizes = FULL) -> Body:
+    """The request that summarises a session whose history is long."""
+    history = words(sizes.prefill_tokens, seed="history")
+    return {
+        "model": "main",
+        "messages": [
+            {"role": "system", "content": "You are a context summarization agent. Summarise what follows."},
+            {"role": "user", "content": f"Here is the conversation so far:\n\n<conversation>\n{history}"},
+        ],
+        "temperature": 0,
+        "max_tokens": 32,
+    }
+
+
+def _continued(body: Body, *calls: tuple[str, dict[str, Any], str]) -> Body:
+    """The next request of a loop, after calls with these names, arguments and results."""
+    made = [
+        {"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+        for number, (name, arguments, _) in enumerate(calls)
+    ]
+    results = [
+        {"role": "tool", "tool_call_id": f"call_{number}", "content": result}
+        for number, (_, _, result) in enumerate(calls)
+    ]
+    return {**body, "messages": [*body["messages"], {"role": "assistant", "content": "", "tool_calls": made}, *results]}
+
+
 def words(count: int, *, seed: int | str) -> str:
     """Text of common words, nearly each one a token; the same for the same seed."""
     choose = random.Random(seed)

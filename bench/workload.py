@@ -33,6 +33,8 @@ class Contestant:
     """Added to our model's table in `localcode.toml`."""
     two_models: bool = False
     """Whether the small model is served beside the main one."""
+    workers: int = 1
+    """How many processes run the main model."""
 
 
 @dataclass(frozen=True)

@@ -45,18 +45,27 @@ def to_generate_requests(
 
 
 def to_request_context(headers: Headers, chat: ChatCompletionRequest) -> pb.RequestContext:
-    """Gathers who asks."""
+    """Gathers who asks. What a client calls an agent or a thread is a session of its own here."""
+    agent_id = headers.get("x-claude-code-agent-id", "")
+    parent_session_id = (
+        headers.get("x-parent-session-id")
+        or headers.get("x-codex-parent-thread-id")
+        or (agent_id and headers.get("x-claude-code-session-id"))
+        or ""
+    )
     session_id = (
         headers.get("x-session-id")
+        or headers.get("thread-id")
         or chat.prompt_cache_key
         or chat.prompt_cache_key_camel
         or headers.get("session-id")
+        or agent_id
         or headers.get("x-claude-code-session-id")
         or ""
     )
     return pb.RequestContext(
         session_id=session_id[:_MAX_NAME_LENGTH],
-        parent_session_id=headers.get("x-parent-session-id", "")[:_MAX_NAME_LENGTH],
+        parent_session_id=parent_session_id[:_MAX_NAME_LENGTH],
         user_agent=headers.get("user-agent", "")[:_MAX_NAME_LENGTH],
         key_id=key_id(headers),
     )

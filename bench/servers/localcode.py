@@ -4,9 +4,10 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bench.client import Body
 from bench.servers.process import free_port, running
@@ -26,12 +27,14 @@ _UP: Final = "import sys; from cli.main import app; sys.argv[0] = 'localcode'; a
 
 @asynccontextmanager
 async def running_localcode(
-    setup: Setup, directory: Path, settings: Mapping[str, object] | None = None
+    setup: Setup, directory: Path, settings: Mapping[str, object] | None = None, *, workers: int = 1
 ) -> AsyncIterator[Target]:
     """Runs the code of this checkout until left; `settings` are added to each model's table."""
-    port, addresses = free_port(), {role: f"127.0.0.1:{free_port()}" for role in ("router", "worker")}
+    port, addresses = free_port(), {role: f"127.0.0.1:{free_port()}" for role in ("router", "worker", "cache")}
     url = f"http://127.0.0.1:{port}"
     file = directory / "localcode.toml"
+    if workers > 1:  # on one processor they take turns, as the models of `localcode up` do
+        settings = {**(settings or {}), "compute_lock": str(directory / "compute.lock")}
     file.write_text(configuration(setup, addresses, settings or {}))
     async with (
         running(
@@ -41,11 +44,43 @@ async def running_localcode(
             cwd=_ROOT,
             health_url=f"{url}/health",
         ),
+        _more_workers(workers - 1, setup, directory, addresses["cache"], health_url=f"{url}/health"),
         open_http(url) as http,
         open_channel(addresses["worker"]) as channel,
     ):
         names = {"main": "main", "small": "small" if setup.small_model else "main"}
         yield Target(http, names, _tokenizer(InferenceServiceStub(channel)), addresses)
+
+
+@asynccontextmanager
+async def _more_workers(
+    count: int, setup: Setup, directory: Path, cache_address: str, *, health_url: str
+) -> AsyncIterator[None]:
+    """Runs further workers of the main model until left; entered once the router sees all of them."""
+    async with AsyncExitStack() as stack:
+        for number in range(count):
+            variables = {
+                "LOCALCODE_CONFIG": str(directory / "localcode.toml"),
+                "LOCALCODE_WORKER_NAME": "main",
+                "LOCALCODE_WORKER_MODEL_PATH": str(setup.model),
+                "LOCALCODE_WORKER_LISTEN": "127.0.0.1:0",
+                "LOCALCODE_WORKER_CACHE_ADDRESS": cache_address,
+            }
+            worker = running(
+                [sys.executable, "-m", "services.worker"],
+                log=directory / f"worker-{number + 2}.log",
+                environment=_environment(directory) | variables,
+                cwd=_ROOT,
+                health_url=health_url,
+                is_well=partial(_serves_with, number + 2),
+            )
+            await stack.enter_async_context(worker)
+        yield
+
+
+def _serves_with(count: int, state: dict[str, Any]) -> bool:
+    workers = state["services"]["workers"]
+    return len([worker for worker in workers if worker["healthy"] and "main" in worker["models"]]) >= count
 
 
 def configuration(setup: Setup, addresses: Mapping[str, str], settings: Mapping[str, object]) -> str:
@@ -64,7 +99,8 @@ def configuration(setup: Setup, addresses: Mapping[str, str], settings: Mapping[
         "kv_cells": setup.cells,
         "listen": addresses["worker"],
     }
-    text = _table("router", {"listen": addresses["router"], "default_model": "main"}) + _table("models.main", main)
+    text = _table("cache", {"listen": addresses["cache"]})
+    text += _table("router", {"listen": addresses["router"], "default_model": "main"}) + _table("models.main", main)
     if setup.small_model:
         text += _table("router.class_models", {"title": "small"})
         text += _table("models.small", {**shared, "source": str(setup.small_model), "context": 16_384, "slots": 2})

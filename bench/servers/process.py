@@ -4,26 +4,33 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
 _START_SECONDS: Final = 300.0
 _STOP_SECONDS: Final = 30.0
+IsWell = Callable[[dict[str, Any]], bool]
 
 
 class ServerFailed(Exception):
     """A server did not start; its notes hold what it printed last."""
 
 
+def says_ok(state: dict[str, Any]) -> bool:
+    """Whether a server's health says that it is well."""
+    return bool(state.get("status") == "ok")
+
+
 @asynccontextmanager
 async def running(
-    command: Sequence[str], *, log: Path, environment: Mapping[str, str], cwd: Path, health_url: str
-) -> AsyncIterator[None]:
-    """Runs a server until left; entered once it says with status 200 that it is well."""
+    command: Sequence[str], *, log: Path, environment: Mapping[str, str], cwd: Path, health_url: str,
+    is_well: IsWell = says_ok,
+) -> AsyncIterator[None]:  # fmt: skip
+    """Runs a server until left; entered once the health that is told with status 200 shows it to be well."""
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -35,7 +42,7 @@ async def running(
             start_new_session=True,
         )
     try:
-        await _until_well(process, health_url, log)
+        await _until_well(process, health_url, is_well)
         yield
     except Exception as error:
         ended = f" and ended with {process.returncode}" if process.returncode is not None else ""
@@ -52,11 +59,11 @@ def free_port() -> int:
         return port
 
 
-async def _until_well(process: asyncio.subprocess.Process, health_url: str, log: Path) -> None:
+async def _until_well(process: asyncio.subprocess.Process, health_url: str, is_well: IsWell) -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
         try:
             async with asyncio.timeout(_START_SECONDS):
-                while not await _is_well(client, health_url):
+                while not await _tells_so(client, health_url, is_well):
                     if process.returncode is not None:
                         raise ServerFailed(f"The server ended with {process.returncode}.")
                     await asyncio.sleep(0.1)
@@ -64,10 +71,10 @@ async def _until_well(process: asyncio.subprocess.Process, health_url: str, log:
             raise ServerFailed(f"The server isn't ready after {_START_SECONDS:.0f} s.") from error
 
 
-async def _is_well(client: httpx.AsyncClient, url: str) -> bool:
+async def _tells_so(client: httpx.AsyncClient, url: str, is_well: IsWell) -> bool:
     try:
         answer = await client.get(url)
-        return answer.status_code == httpx.codes.OK and answer.json().get("status") == "ok"
+        return answer.status_code == httpx.codes.OK and is_well(answer.json())
     except (httpx.HTTPError, ValueError):
         return False
 

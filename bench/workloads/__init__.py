@@ -15,6 +15,7 @@ from bench.workloads.steady import CACHED, STEADY
 from bench.workloads.streams import STREAMS
 from bench.workloads.title import TITLE
 from bench.workloads.tools import TOOLS
+from bench.workloads.two_workers import TWO_WORKERS
 
 WORKLOADS: Final[dict[str, Workload]] = {
     workload.name: workload
@@ -32,5 +33,6 @@ WORKLOADS: Final[dict[str, Workload]] = {
         TITLE,
         TOOLS,
         LAYOUTS,
+        TWO_WORKERS,
     )
 }

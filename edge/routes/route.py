@@ -25,6 +25,7 @@ async def explain_route(request: Request, edge: EdgeDep) -> Response:
             "considered": [
                 {
                     "model": one.model,
+                    "reason": one.reason,
                     "obstacle": one.obstacle or None,
                     "first_token_seconds": round(one.first_token_seconds, 3),
                 }

@@ -76,14 +76,14 @@ def classify(request: pb.GenerateRequest, rules: ClassRules) -> Classified:
             Classified(pb.REQUEST_CLASS_FIM, f"text holds {token}") if token else
             Classified(pb.REQUEST_CLASS_CHAT, "text")
         )  # fmt: skip
-    if context.parent_session_id:
-        return Classified(pb.REQUEST_CLASS_SUBAGENT, "x-parent-session-id")
-    if has_image(request.chat):
-        return Classified(pb.REQUEST_CLASS_VISION, "images")
     shape = _shape(request)
-    for rule in rules.rules:
+    for rule in rules.rules:  # before the parent: a spawned agent's history is summarised, too
         if rule.matches(shape):
             return Classified(rule.request_class, f"rule {rule.name}")
+    if context.parent_session_id:
+        return Classified(pb.REQUEST_CLASS_SUBAGENT, "parent session")
+    if has_image(request.chat):
+        return Classified(pb.REQUEST_CLASS_VISION, "images")
     if shape.has_tools:  # agents send tools with their loop, and none with their titles
         return Classified(pb.REQUEST_CLASS_MAIN, "tools")
     return Classified(pb.REQUEST_CLASS_CHAT, "no tools")
@@ -102,6 +102,11 @@ def class_of(name: str) -> "pb.RequestClass.ValueType":
 def has_image(chat: pb.ChatPrompt) -> bool:
     """Whether any message holds a picture."""
     return any(part.HasField("image") for message in chat.messages for part in message.content)
+
+
+def may_call(chat: pb.ChatPrompt) -> bool:
+    """Whether tools are offered that the answer may call."""
+    return bool(chat.tools) and chat.tool_choice.mode != pb.TOOL_CHOICE_MODE_NONE
 
 
 def _shape(request: pb.GenerateRequest) -> Shape:

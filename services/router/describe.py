@@ -17,7 +17,10 @@ def route_response(request_class: str, choice: Choice) -> router_pb2.RouteRespon
         routed=pb.Routed(model=choice.model, request_class=request_class, reasons=choice.reasons),
         considered=[
             router_pb2.ConsideredModel(
-                model=one.model, obstacle=one.obstacle, first_token_seconds=one.first_token_seconds
+                model=one.model,
+                obstacle=one.obstacle,
+                first_token_seconds=one.first_token_seconds,
+                reason=one.reason,
             )
             for one in choice.considered
         ],

@@ -95,10 +95,12 @@ class Forwarder:
     def model_state(self, trip: Trip, model: Model) -> ModelState:
         """Says whether and how soon a model could answer."""
         live = self._workers.live(trip.model)
+        described = [known for one in live for known in one.registration.models if known.name == trip.model]
         best = self._best(trip)
         return ModelState(
             is_live=bool(live) or self._residency.can_come(trip.model),
-            sees_images=any(known.sees_images for worker in live for known in worker.registration.models),
+            sees_images=any(known.sees_images for known in described),
+            ignores_tools=bool(described) and all(known.ignores_tools for known in described),
             context_length=model.context_length,
             first_token_seconds=expect(best, self._gate.need(trip)).first_token_seconds
             if best
@@ -150,10 +152,16 @@ class Forwarder:
 
     async def _look_up(self, trip: Trip) -> None:
         """Asks who knows the conversation, where there is a choice and this router has not seen it itself."""
-        live = self._workers.live(trip.model)
-        if len(live) < 2 or not (trip.is_continuation and self._workers.is_cache_reachable):
+        if len(self._workers.live(trip.model)) > 1:
+            await self.look_up(trip)
+
+    async def look_up(self, trip: Trip) -> None:
+        """Asks who knows a conversation that this router has not seen itself; once for each trip."""
+        if trip.is_looked_up or not (trip.is_continuation and self._workers.is_cache_reachable):
             return
-        if not any(worker.knows_more_than_the_root(trip) for worker in live):
+        live = self._workers.live(trip.model)
+        if live and not any(worker.knows_more_than_the_root(trip) for worker in live):
+            trip.is_looked_up = True
             trip.matched_elsewhere = await self._lineages.knowing(trip.hashes)
 
     async def _next_worker(self, trip: Trip, ticket: Ticket) -> RoutedWorker | None:

@@ -1,7 +1,7 @@
 """Which model answers a request. Pure: the settings, the request's needs and the state of the models are arguments."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pydantic import Field
@@ -12,7 +12,7 @@ from services.shared.settings import ServiceSettings
 
 _DEFAULT: Final = "default"
 _FALLBACK: Final = "fallback of"
-_ESTIMATE_MARGIN: Final = 1.1  # lengths are estimated; the worker itself counts
+_ANY: Final = "can answer"
 
 
 class RouteSettings(ServiceSettings):
@@ -30,6 +30,11 @@ class RouteSettings(ServiceSettings):
     """The model for requests that allow more than `long_answer_tokens`; empty means no other than for short ones."""
     long_answer_tokens: int = Field(default=32_768, ge=1)
     """From how many allowed tokens on an answer counts as long. Agents ask for 8,000 to 32,000 whatever they need."""
+    length_margin: float = Field(default=1.1, ge=1, le=4)
+    """By how much a prompt may exceed a model's context before the model is passed by. Lengths are estimated here; the
+    worker itself counts."""
+    language_share: float = Field(default=0.2, gt=0, le=1)
+    """Share of the last message's letters that must be of a script; code and names stay Latin in any language."""
     sooner_seconds: float = Field(default=20.0, gt=0)
     """By how much sooner another fit model must answer to be preferred: the cost of leaving a warm one."""
 
@@ -42,6 +47,7 @@ class Wanted:
     request_class: str
     prompt_token_count: int = 0
     has_images: bool = False
+    has_tools: bool = False
     language: str = ""
     max_tokens: int = 0
 
@@ -53,6 +59,8 @@ class ModelState:
     is_live: bool = True
     """Whether it runs, or is loaded when someone asks for it."""
     sees_images: bool = False
+    ignores_tools: bool = False
+    """Whether it never learns of tools that are offered to it."""
     context_length: int = 0
     first_token_seconds: float = 0.0
     """Expected for this request, with the time to load the model."""
@@ -90,9 +98,12 @@ def choose_model(
     """
     is_auto = not wanted.requested or wanted.requested == AUTO
     preferences = _automatic(wanted, known, defaults, routes) if is_auto else _explicit(wanted.requested, known)
-    chain = _with_fallbacks(preferences, known, routes)
-    considered = [_consider(name, reason, wanted, state_of(name)) for name, reason in chain]
+    considered = _considered(_with_fallbacks(preferences, known, routes), wanted, state_of, routes)
     fit = [one for one in considered if not one.obstacle]
+    if not fit and is_auto and _never_can(default_model(known, defaults), wanted, state_of, routes):
+        others = [(model.name, _ANY) for model in known if not any(one.model == model.name for one in considered)]
+        considered += _considered(others, wanted, state_of, routes)
+        fit = [one for one in considered if not one.obstacle]
     if not fit:
         main = next((one for one in considered if one.reason == _DEFAULT), considered[0])
         return Choice(main.model, (main.reason, main.obstacle), tuple(considered))
@@ -124,34 +135,48 @@ def _automatic(
     preferences = [(name, reason) for configured, reason in asked if configured and (name := find(configured, known))]
     if wanted.has_images:
         preferences += [(model.name, "sees images") for model in known]
-    context = next((model.context_length for model in known if model.name == preferences[-1][0]), 0)
-    if context and wanted.prompt_token_count > context * _ESTIMATE_MARGIN:
-        preferences += [(model.name, "holds the prompt") for model in known if model.context_length > context]
     return preferences
 
 
 def _with_fallbacks(
     preferences: Sequence[tuple[str, str]], known: Sequence[Model], routes: RouteSettings
 ) -> list[tuple[str, str]]:
+    """Puts behind the preferences who stands in for them, and for those in turn."""
     chain: dict[str, str] = {}
     for name, reason in preferences:
         chain.setdefault(name, reason)
-    for name in list(chain):
-        for fallback in routes.fallbacks.get(name, ()):
-            if found := find(fallback, known):
-                chain.setdefault(found, f"{_FALLBACK} {name}")
+    stand_ins = {find(name, known): fallbacks for name, fallbacks in routes.fallbacks.items()}
+    waiting = list(chain)
+    for name in waiting:
+        for fallback in stand_ins.get(name, ()):
+            if (found := find(fallback, known)) and found not in chain:
+                chain[found] = f"{_FALLBACK} {name}"
+                waiting.append(found)
     return list(chain.items())
 
 
-def _consider(name: str, reason: str, wanted: Wanted, state: ModelState) -> Considered:
-    return Considered(name, reason, _obstacle(name, wanted, state), state.first_token_seconds)
+def _considered(
+    chain: Sequence[tuple[str, str]], wanted: Wanted, state_of: Callable[[str], ModelState], routes: RouteSettings
+) -> list[Considered]:
+    return [_consider(name, reason, wanted, state_of(name), routes) for name, reason in chain]
 
 
-def _obstacle(name: str, wanted: Wanted, state: ModelState) -> str:
+def _consider(name: str, reason: str, wanted: Wanted, state: ModelState, routes: RouteSettings) -> Considered:
+    return Considered(name, reason, _obstacle(name, wanted, state, routes), state.first_token_seconds)
+
+
+def _never_can(name: str, wanted: Wanted, state_of: Callable[[str], ModelState], routes: RouteSettings) -> bool:
+    """Whether a model could not answer even if it ran: one that starts again is worth waiting for."""
+    return bool(_obstacle(name, wanted, replace(state_of(name), is_live=True), routes))
+
+
+def _obstacle(name: str, wanted: Wanted, state: ModelState, routes: RouteSettings) -> str:
     if not state.is_live:
         return f"{name} does not run"
     if wanted.has_images and not state.sees_images:
         return f"{name} sees no images"
-    if state.context_length and wanted.prompt_token_count > state.context_length * _ESTIMATE_MARGIN:
+    if wanted.has_tools and state.ignores_tools:
+        return f"{name} takes no tools"
+    if state.context_length and wanted.prompt_token_count > state.context_length * routes.length_margin:
         return f"about {wanted.prompt_token_count} tokens exceed {name}'s {state.context_length}"
     return ""

@@ -1,5 +1,6 @@
 """gRPC of the router: names class and model of a request, and forwards it."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -13,12 +14,13 @@ from localcode.inference.v1 import inference_pb2 as pb
 from localcode.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 from localcode.router.v1 import router_pb2
 from localcode.router.v1.router_pb2_grpc import RouterServiceServicer
-from services.router.classify import class_name, classify, has_image
+from services.router.classify import class_name, classify, has_image, may_call
 from services.router.describe import Describer, route_response
 from services.router.flights import Flight, Flights, flight_key
 from services.router.forward import Forwarder
 from services.router.gate import Gate
 from services.router.language import prompt_language
+from services.router.lineages import continues_conversation
 from services.router.metrics import RouterMetrics
 from services.router.models import AUTO, Model, default_model, merge, named
 from services.router.patience import RETRY_AFTER_SECONDS
@@ -159,25 +161,35 @@ class RouterServicer(InferenceServiceServicer, RouterServiceServicer):
         found = classify(request, self._rules)
         request.context.request_class = found.request_class
         name = class_name(found.request_class)
-        trips: dict[str, Trip] = {}
+        trips = await self._looked_up(request)
         choice = await self._known_model(lambda: self._choose(request, name, trips))
         trip = trips.get(choice.model) or self._forwarder.trip(request, choice.model)
         request.model, request.context.lineage[:] = choice.model, trip.hashes
         return trip, replace(choice, reasons=(f"{name}: {found.rule}", *choice.reasons))
 
+    async def _looked_up(self, request: pb.GenerateRequest) -> dict[str, Trip]:
+        """Prepares the ways to all models between which `auto` chooses: which one is warm, the index may know alone."""
+        models = self._workers.live_models()
+        if request.model not in ("", AUTO) or len(models) < 2 or not continues_conversation(request.chat):
+            return {}
+        trips = {model: self._forwarder.trip(request, model) for model in models}
+        await asyncio.gather(*map(self._forwarder.look_up, trips.values()))
+        return trips
+
     def _choose(self, request: pb.GenerateRequest, name: str, trips: dict[str, Trip]) -> Choice:
         known = {model.name: model for model in self._known()}
 
         def state_of(model: str) -> ModelState:
-            trips[model] = self._forwarder.trip(request, model)
-            return self._forwarder.model_state(trips[model], known[model])
+            trip = trips[model] = trips.get(model) or self._forwarder.trip(request, model)
+            return self._forwarder.model_state(trip, known[model])
 
         wanted = Wanted(
             requested=request.model,
             request_class=name,
             prompt_token_count=self._forwarder.prompt_token_estimate(request),
             has_images=has_image(request.chat),
-            language=prompt_language(request.chat),
+            has_tools=may_call(request.chat),
+            language=prompt_language(request.chat, least_share=self._routes.language_share),
             max_tokens=request.max_tokens,
         )
         return choose_model(wanted, tuple(known.values()), state_of, self._defaults, self._routes)

@@ -1,29 +1,17 @@
 """Settings of the router: table `[router]` of `localcode.toml`, variables `LOCALCODE_ROUTER_*` over it."""
 
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.router.classify import ClassRule, ClassRules, class_of
+from services.router.client_rules import CLIENT_RULES
 from services.router.models import Defaults
 from services.shared.settings import ServiceSettings
 
 ClassName = Literal["main", "subagent", "title", "compaction", "fim", "embedding", "rerank", "vision", "chat"]
-
-
-CLIENT_RULES: Final = (
-    ClassRule("claude code title", pb.REQUEST_CLASS_TITLE, user_agent="claude", system_contains="title",
-              has_tools=False, max_message_count=4),
-    ClassRule("claude code compaction", pb.REQUEST_CLASS_COMPACTION, user_agent="claude",
-              last_user_contains="your task is to create a detailed summary of the conversation"),
-    ClassRule("codex compaction", pb.REQUEST_CLASS_COMPACTION, user_agent="codex",
-              last_user_contains="context checkpoint compaction"),
-    ClassRule("qwen code compaction", pb.REQUEST_CLASS_COMPACTION, user_agent="qwen",
-              system_contains="<state_snapshot>", has_tools=False),
-)  # fmt: skip
-"""What agents other than OpenCode send besides their loops, which are known by their tools."""
 
 
 class ClassRuleSettings(BaseModel):

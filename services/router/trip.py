@@ -56,6 +56,7 @@ class Trip:
     is_continuation: bool = False
     matched_elsewhere: dict[str, int] = field(default_factory=dict)
     """How many of the hashes a worker knows, by worker, as the cache service remembers."""
+    is_looked_up: bool = False
     character_count: int = 0
     charged_token_count: int = 0
     arrived_at: float = field(default_factory=time.monotonic)

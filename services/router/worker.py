@@ -13,6 +13,7 @@ from localcode.cache.v1 import cache_pb2
 from localcode.inference.v1 import inference_pb2 as pb
 from localcode.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from localcode.inference.v1.state_pb2_grpc import StateServiceStub
+from services.router.admission import is_background
 from services.router.breaker import Breaker
 from services.router.placement import Candidate, others_load
 from services.router.trip import Trip
@@ -47,6 +48,7 @@ class RoutedWorker:
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._backlog: Counter[str] = Counter()
         self._groups: Counter[str] = Counter()
+        self._background_count = 0
 
     @property
     def worker_id(self) -> str:
@@ -58,13 +60,14 @@ class RoutedWorker:
         return any(known.name == model for known in self.registration.models)
 
     def candidate(self, trip: Trip) -> Candidate:
-        """Itself as a choice for a request."""
+        """Itself as a choice for a request; what nobody waits for gives its slots up to what somebody waits for."""
         load = self.registration.load
+        yielding = 0 if is_background(trip.request_class) else self._background_count
         reported = load.running_count + load.waiting_count
         slots = next((known.slot_count for known in self.registration.models if known.name == trip.model), 0)
         return Candidate(
             worker_id=self.worker_id,
-            load=self.open_count + others_load(reported, self.open_count, self._recently_ended()),
+            load=self.open_count - yielding + others_load(reported, self.open_count, self._recently_ended()),
             slot_count=slots,
             last_chosen=self.last_chosen,
             is_draining=self.registration.draining,
@@ -87,6 +90,7 @@ class RoutedWorker:
         """Counts a request as open."""
         self._backlog[trip.request_id] = max(trip.prompt_token_estimate - self.cached_token_count(trip), 0)
         self._groups[trip.group] += 1
+        self._background_count += is_background(trip.request_class)
         self._remember(trip.hashes)
         self.breaker.begin()
         self.open_count += 1
@@ -97,6 +101,7 @@ class RoutedWorker:
         self.note_prefilled(trip)
         self.breaker.abandon()
         self._groups.subtract([trip.group])
+        self._background_count -= is_background(trip.request_class)
         self._groups = +self._groups
         self.open_count -= 1
         self._ended_at.append(self._clock())

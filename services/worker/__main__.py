@@ -39,6 +39,7 @@ from services.worker.settings import WorkerSettings
 from services.worker.speculation import SpeculationOptions
 from services.worker.state_servicer import StateServicer
 from services.worker.stored_tier import StoredTier
+from services.worker.template_sandbox import takes_tools
 from services.worker.watchdog import watch
 
 _SAVE_SECONDS: Final = 5.0
@@ -164,14 +165,13 @@ def _services(
 def _servicer(
     settings: WorkerSettings, loaded: Loaded, engine: Engine, explainer: Explainer, stored: StoredTier | None = None
 ) -> InferenceServicer:
-    model = loaded.model
-    template = template_of(settings.prompt_layout, model.chat_template or CHATML)
+    model, template = loaded.model, _template(settings, loaded)
     preparer = Preparer(model, template, settings, context_length=loaded.size.context)
     description = pb.ModelDescription(
         name=settings.name,
         aliases=settings.aliases,
         context_length=loaded.size.context,
-        capabilities=[pb.CAPABILITY_CHAT, pb.CAPABILITY_TOOLS],
+        capabilities=[pb.CAPABILITY_CHAT, *([pb.CAPABILITY_TOOLS] if takes_tools(template) else [])],
         owner=model.metadata("general.organization") or "local",
         slot_count=settings.slots,
         loaded_at_seconds=int(time.time()),
@@ -183,6 +183,10 @@ def _servicer(
         speculation=SpeculationOptions(settings.speculation, settings.speculation_tokens),
         has_draft_model=loaded.draft_model is not None, stored=stored,
     )  # fmt: skip
+
+
+def _template(settings: WorkerSettings, loaded: Loaded) -> str:
+    return template_of(settings.prompt_layout, loaded.model.chat_template or CHATML)
 
 
 def _limits(settings: WorkerSettings) -> EngineLimits:
@@ -207,6 +211,7 @@ def _registration(
                 aliases=settings.aliases,
                 context_length=loaded.size.context,
                 slot_count=settings.slots,
+                ignores_tools=not takes_tools(_template(settings, loaded)),
             )
         ],
         load=cache_pb2.WorkerLoad(

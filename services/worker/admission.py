@@ -2,6 +2,8 @@
 
 import time
 
+import structlog
+
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.blocks import HashedTokens
 from services.worker.cost import StepCost
@@ -11,6 +13,8 @@ from services.worker.outbox import Outbox
 from services.worker.parking import Match
 from services.worker.requests import Requests
 from services.worker.scheduler import in_order, shared_length, waits_for_sibling
+
+_log = structlog.get_logger(__name__)
 
 
 class Admission:
@@ -26,10 +30,26 @@ class Admission:
             return
         now = time.monotonic()
         for generation in in_order(self._requests.waiting, now=now, prefill_rate=self._cost.prefill_tokens_per_second):
-            if self._requests.running_count >= self._slots or not self._try_start(generation, now):
+            if not self._starts(generation, now):
                 break
         for position, generation in enumerate(self._requests.waiting):
             self._outbox.report_progress(generation, pb.PHASE_QUEUED, position)
+
+    def _starts(self, generation: Generation, now: float) -> bool:
+        """Starts a request, if need be in the place of one that nobody waits for: that one goes on later."""
+        while self._requests.running_count >= self._slots or not self._try_start(generation, now):
+            batch = None if _still_waits(generation) else self._yielding(generation, now)
+            if batch is None:
+                return False
+            _log.info("request_preempted", request_id=batch.request_id)
+            self._requests.preempt(batch)
+        return True
+
+    def _yielding(self, generation: Generation, now: float) -> Generation | None:
+        rate = self._cost.prefill_tokens_per_second
+        batches = [one for one in self._requests.running if one.is_batch and not generation.is_batch]
+        behind = [one for one in batches if in_order((one, generation), now=now, prefill_rate=rate)[0] is generation]
+        return max(behind, key=lambda one: one.arrived_at, default=None)
 
     def _try_start(self, generation: Generation, now: float) -> bool:
         """Starts a request unless cells are missing (False); one that must wait for state is not (True)."""

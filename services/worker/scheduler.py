@@ -12,7 +12,8 @@ MIN_PREFILL_TOKENS: Final = 4
 """What a prompt gets in a step even where the budget is spent, so that it comes to an end."""
 LONE_PREFILL_TOKENS: Final = ATTENTION_TILE
 """The same where nobody decodes: with fewer, a deep prompt costs several times more a token."""
-_BATCH_CLASS_PENALTY_SECONDS: Final = 120.0
+_BATCH_PATIENCE_SECONDS: Final = 120.0
+"""So long batch work stands behind all interactive work, however long that takes; then it counts as equal."""
 
 
 class Work(Protocol):
@@ -131,10 +132,9 @@ def in_whole_tiles(count: int, *, beside: int, pending: int) -> int:
 def in_order(waiting: Iterable[WorkT], *, now: float, prefill_rate: float) -> list[WorkT]:
     """Sorts by when work should go on: interactive before batch, short before long, and age outweighs both in time."""
 
-    def score(work: WorkT) -> float:
-        needed = work.pending_count / max(prefill_rate, 1.0)
-        penalty = _BATCH_CLASS_PENALTY_SECONDS if work.is_batch else 0.0
-        return needed + penalty - (now - work.arrived_at)
+    def score(work: WorkT) -> tuple[bool, float]:
+        age = now - work.arrived_at
+        return work.is_batch and age < _BATCH_PATIENCE_SECONDS, work.pending_count / max(prefill_rate, 1.0) - age
 
     return sorted(waiting, key=score)
 

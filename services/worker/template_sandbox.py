@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final, NoReturn
 
 from jinja2 import nodes
@@ -41,6 +42,12 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if operator == "**" and not abs(right) <= 64:
             raise SecurityError("the chat template computes too large a power")
         return super().call_binop(context, operator, left, right)
+
+
+@cache
+def takes_tools(source: str) -> bool:
+    """Whether a template has a place for the tools that a request offers."""
+    return any(kind == "name" and text == "tools" for _, kind, text in TemplateEnvironment().lex(source))
 
 
 def bounded_range() -> Callable[..., range]:

@@ -45,3 +45,16 @@ def test_a_benchmark_that_is_ended_leaves_no_server_behind(tmp_path: Path) -> No
     while any(process.is_running() for process in started) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [process.pid for process in started if process.is_running()] == []
+
+
+def test_two_workers_find_together_what_one_would(tmp_path: Path) -> None:
+    model = write_scripted_model(tmp_path / "scripted.gguf", CHAT_SCRIPT, context=32_768)
+    options = ["--quick", "--save", "--out", tmp_path, "--model", model, "--cells", "32768"]
+    command = [sys.executable, "-m", "bench", "run", "two_workers", *options]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=240)
+    result = json.loads((tmp_path / "results.json").read_text())["results"][0]
+    samples = {sample["name"]: sample["value"] for sample in result["rounds"]["localcode, two workers"][0]}
+    assert samples["requests"] == 14
+    assert samples["tokens sent"] == samples["tokens found"] + samples["tokens prefilled"]
+    print(samples)
+    assert 97 <= samples["found, of what that one finds"] <= 100

@@ -62,6 +62,7 @@ async def test_a_dry_run_tells_model_class_and_reasons_and_asks_no_worker(site: 
         "considered": [
             {
                 "model": "coder",
+                "reason": "default",
                 "obstacle": None,
                 "first_token_seconds": answer.json()["considered"][0]["first_token_seconds"],
             }

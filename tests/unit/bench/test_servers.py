@@ -13,7 +13,7 @@ from services.router.settings import RouterSettings
 from services.worker.settings import WorkerSettings
 
 SETUP = Setup(Path("/models/m.gguf"), threads=2, cells=4096, cache_type="q8_0")
-ADDRESSES = {"router": "127.0.0.1:1", "worker": "127.0.0.1:2"}
+ADDRESSES = {"router": "127.0.0.1:1", "worker": "127.0.0.1:2", "cache": "127.0.0.1:3"}
 
 
 def test_both_servers_are_given_the_same() -> None:

@@ -251,6 +251,8 @@ def test_template_variables_and_effort_arrive() -> None:
         ({"session-id": "b"}, {"promptCacheKey": "d"}, "d"),
         ({"session-id": "b", "x-claude-code-session-id": "e"}, {}, "b"),
         ({"x-claude-code-session-id": "e"}, {}, "e"),
+        ({"x-claude-code-session-id": "e", "x-claude-code-agent-id": "f"}, {}, "f"),
+        ({"thread-id": "g", "session-id": "b"}, {"prompt_cache_key": "b"}, "g"),
         ({}, {}, ""),
     ],
 )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elocalcode/cache/v1/cache.proto\x12\x12localcode.cache.v1\"\x9d\x01\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12/\n\x06models\x18\x03 \x03(\x0b\x32\x1f.localcode.cache.v1.WorkerModel\x12,\n\x04load\x18\x04 \x01(\x0b\x32\x1e.localcode.cache.v1.WorkerLoad\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"m\n\x0bWorkerModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nslot_count\x18\x04 \x01(\r\x12\x13\n\x0bsees_images\x18\x05 \x01(\x08\"\x8a\x01\n\nWorkerLoad\x12\x15\n\rrunning_count\x18\x01 \x01(\r\x12\x15\n\rwaiting_count\x18\x02 \x01(\r\x12\x17\n\x0fused_cell_count\x18\x03 \x01(\r\x12\x12\n\ncell_count\x18\x04 \x01(\r\x12!\n\x19prefill_tokens_per_second\x18\x05 \x01(\x01\"Z\n\x15RegisterWorkerRequest\x12*\n\x06worker\x18\x01 \x01(\x0b\x32\x1a.localcode.cache.v1.Worker\x12\x15\n\rlease_seconds\x18\x02 \x01(\r\"\x18\n\x16RegisterWorkerResponse\",\n\x17\x44\x65registerWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65registerWorkerResponse\"\x14\n\x12ListWorkersRequest\"B\n\x13ListWorkersResponse\x12+\n\x07workers\x18\x01 \x03(\x0b\x32\x1a.localcode.cache.v1.Worker\"U\n\x14RecordLineageRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\r\"\x17\n\x15RecordLineageResponse\"&\n\x14LookupLineageRequest\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"^\n\x15LookupLineageResponse\x12\x15\n\rmatched_count\x18\x01 \x01(\r\x12\x12\n\nworker_ids\x18\x02 \x03(\t\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\r\"\x16\n\x14GetStatisticsRequest\"~\n\x15GetStatisticsResponse\x12\x14\n\x0cworker_count\x18\x01 \x01(\r\x12\x15\n\rlineage_count\x18\x02 \x01(\x04\x12\x14\n\x0clookup_count\x18\x03 \x01(\x04\x12\x11\n\thit_count\x18\x04 \x01(\x04\x12\x0f\n\x07\x62\x61\x63kend\x18\x05 \x01(\t2\xf8\x04\n\x0c\x43\x61\x63heService\x12g\n\x0eRegisterWorker\x12).localcode.cache.v1.RegisterWorkerRequest\x1a*.localcode.cache.v1.RegisterWorkerResponse\x12m\n\x10\x44\x65registerWorker\x12+.localcode.cache.v1.DeregisterWorkerRequest\x1a,.localcode.cache.v1.DeregisterWorkerResponse\x12^\n\x0bListWorkers\x12&.localcode.cache.v1.ListWorkersRequest\x1a\'.localcode.cache.v1.ListWorkersResponse\x12\x64\n\rRecordLineage\x12(.localcode.cache.v1.RecordLineageRequest\x1a).localcode.cache.v1.RecordLineageResponse\x12\x64\n\rLookupLineage\x12(.localcode.cache.v1.LookupLineageRequest\x1a).localcode.cache.v1.LookupLineageResponse\x12\x64\n\rGetStatistics\x12(.localcode.cache.v1.GetStatisticsRequest\x1a).localcode.cache.v1.GetStatisticsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elocalcode/cache/v1/cache.proto\x12\x12localcode.cache.v1\"\x9d\x01\n\x06Worker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12/\n\x06models\x18\x03 \x03(\x0b\x32\x1f.localcode.cache.v1.WorkerModel\x12,\n\x04load\x18\x04 \x01(\x0b\x32\x1e.localcode.cache.v1.WorkerLoad\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\"\x84\x01\n\x0bWorkerModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61liases\x18\x02 \x03(\t\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x12\n\nslot_count\x18\x04 \x01(\r\x12\x13\n\x0bsees_images\x18\x05 \x01(\x08\x12\x15\n\rignores_tools\x18\x06 \x01(\x08\"\x8a\x01\n\nWorkerLoad\x12\x15\n\rrunning_count\x18\x01 \x01(\r\x12\x15\n\rwaiting_count\x18\x02 \x01(\r\x12\x17\n\x0fused_cell_count\x18\x03 \x01(\r\x12\x12\n\ncell_count\x18\x04 \x01(\r\x12!\n\x19prefill_tokens_per_second\x18\x05 \x01(\x01\"Z\n\x15RegisterWorkerRequest\x12*\n\x06worker\x18\x01 \x01(\x0b\x32\x1a.localcode.cache.v1.Worker\x12\x15\n\rlease_seconds\x18\x02 \x01(\r\"\x18\n\x16RegisterWorkerResponse\",\n\x17\x44\x65registerWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65registerWorkerResponse\"\x14\n\x12ListWorkersRequest\"B\n\x13ListWorkersResponse\x12+\n\x07workers\x18\x01 \x03(\x0b\x32\x1a.localcode.cache.v1.Worker\"U\n\x14RecordLineageRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\r\"\x17\n\x15RecordLineageResponse\"&\n\x14LookupLineageRequest\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"^\n\x15LookupLineageResponse\x12\x15\n\rmatched_count\x18\x01 \x01(\r\x12\x12\n\nworker_ids\x18\x02 \x03(\t\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\r\"\x16\n\x14GetStatisticsRequest\"~\n\x15GetStatisticsResponse\x12\x14\n\x0cworker_count\x18\x01 \x01(\r\x12\x15\n\rlineage_count\x18\x02 \x01(\x04\x12\x14\n\x0clookup_count\x18\x03 \x01(\x04\x12\x11\n\thit_count\x18\x04 \x01(\x04\x12\x0f\n\x07\x62\x61\x63kend\x18\x05 \x01(\t2\xf8\x04\n\x0c\x43\x61\x63heService\x12g\n\x0eRegisterWorker\x12).localcode.cache.v1.RegisterWorkerRequest\x1a*.localcode.cache.v1.RegisterWorkerResponse\x12m\n\x10\x44\x65registerWorker\x12+.localcode.cache.v1.DeregisterWorkerRequest\x1a,.localcode.cache.v1.DeregisterWorkerResponse\x12^\n\x0bListWorkers\x12&.localcode.cache.v1.ListWorkersRequest\x1a\'.localcode.cache.v1.ListWorkersResponse\x12\x64\n\rRecordLineage\x12(.localcode.cache.v1.RecordLineageRequest\x1a).localcode.cache.v1.RecordLineageResponse\x12\x64\n\rLookupLineage\x12(.localcode.cache.v1.LookupLineageRequest\x1a).localcode.cache.v1.LookupLineageResponse\x12\x64\n\rGetStatistics\x12(.localcode.cache.v1.GetStatisticsRequest\x1a).localcode.cache.v1.GetStatisticsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,34 +33,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WORKER']._serialized_start=55
   _globals['_WORKER']._serialized_end=212
-  _globals['_WORKERMODEL']._serialized_start=214
-  _globals['_WORKERMODEL']._serialized_end=323
-  _globals['_WORKERLOAD']._serialized_start=326
-  _globals['_WORKERLOAD']._serialized_end=464
-  _globals['_REGISTERWORKERREQUEST']._serialized_start=466
-  _globals['_REGISTERWORKERREQUEST']._serialized_end=556
-  _globals['_REGISTERWORKERRESPONSE']._serialized_start=558
-  _globals['_REGISTERWORKERRESPONSE']._serialized_end=582
-  _globals['_DEREGISTERWORKERREQUEST']._serialized_start=584
-  _globals['_DEREGISTERWORKERREQUEST']._serialized_end=628
-  _globals['_DEREGISTERWORKERRESPONSE']._serialized_start=630
-  _globals['_DEREGISTERWORKERRESPONSE']._serialized_end=656
-  _globals['_LISTWORKERSREQUEST']._serialized_start=658
-  _globals['_LISTWORKERSREQUEST']._serialized_end=678
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=680
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=746
-  _globals['_RECORDLINEAGEREQUEST']._serialized_start=748
-  _globals['_RECORDLINEAGEREQUEST']._serialized_end=833
-  _globals['_RECORDLINEAGERESPONSE']._serialized_start=835
-  _globals['_RECORDLINEAGERESPONSE']._serialized_end=858
-  _globals['_LOOKUPLINEAGEREQUEST']._serialized_start=860
-  _globals['_LOOKUPLINEAGEREQUEST']._serialized_end=898
-  _globals['_LOOKUPLINEAGERESPONSE']._serialized_start=900
-  _globals['_LOOKUPLINEAGERESPONSE']._serialized_end=994
-  _globals['_GETSTATISTICSREQUEST']._serialized_start=996
-  _globals['_GETSTATISTICSREQUEST']._serialized_end=1018
-  _globals['_GETSTATISTICSRESPONSE']._serialized_start=1020
-  _globals['_GETSTATISTICSRESPONSE']._serialized_end=1146
-  _globals['_CACHESERVICE']._serialized_start=1149
-  _globals['_CACHESERVICE']._serialized_end=1781
+  _globals['_WORKERMODEL']._serialized_start=215
+  _globals['_WORKERMODEL']._serialized_end=347
+  _globals['_WORKERLOAD']._serialized_start=350
+  _globals['_WORKERLOAD']._serialized_end=488
+  _globals['_REGISTERWORKERREQUEST']._serialized_start=490
+  _globals['_REGISTERWORKERREQUEST']._serialized_end=580
+  _globals['_REGISTERWORKERRESPONSE']._serialized_start=582
+  _globals['_REGISTERWORKERRESPONSE']._serialized_end=606
+  _globals['_DEREGISTERWORKERREQUEST']._serialized_start=608
+  _globals['_DEREGISTERWORKERREQUEST']._serialized_end=652
+  _globals['_DEREGISTERWORKERRESPONSE']._serialized_start=654
+  _globals['_DEREGISTERWORKERRESPONSE']._serialized_end=680
+  _globals['_LISTWORKERSREQUEST']._serialized_start=682
+  _globals['_LISTWORKERSREQUEST']._serialized_end=702
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=704
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=770
+  _globals['_RECORDLINEAGEREQUEST']._serialized_start=772
+  _globals['_RECORDLINEAGEREQUEST']._serialized_end=857
+  _globals['_RECORDLINEAGERESPONSE']._serialized_start=859
+  _globals['_RECORDLINEAGERESPONSE']._serialized_end=882
+  _globals['_LOOKUPLINEAGEREQUEST']._serialized_start=884
+  _globals['_LOOKUPLINEAGEREQUEST']._serialized_end=922
+  _globals['_LOOKUPLINEAGERESPONSE']._serialized_start=924
+  _globals['_LOOKUPLINEAGERESPONSE']._serialized_end=1018
+  _globals['_GETSTATISTICSREQUEST']._serialized_start=1020
+  _globals['_GETSTATISTICSREQUEST']._serialized_end=1042
+  _globals['_GETSTATISTICSRESPONSE']._serialized_start=1044
+  _globals['_GETSTATISTICSRESPONSE']._serialized_end=1170
+  _globals['_CACHESERVICE']._serialized_start=1173
+  _globals['_CACHESERVICE']._serialized_end=1805
 # @@protoc_insertion_point(module_scope)

@@ -71,6 +71,7 @@ class WorkerModel(_message.Message):
     CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
     SLOT_COUNT_FIELD_NUMBER: _builtins.int
     SEES_IMAGES_FIELD_NUMBER: _builtins.int
+    IGNORES_TOOLS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     context_length: _builtins.int
@@ -79,6 +80,8 @@ class WorkerModel(_message.Message):
     """Requests that it works on at once; 0 means no limit known."""
     sees_images: _builtins.bool
     """Whether it sees images."""
+    ignores_tools: _builtins.bool
+    """Whether its chat template has no place for tools: it never learns of those that a request offers."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names of it."""
@@ -91,10 +94,11 @@ class WorkerModel(_message.Message):
         context_length: _builtins.int = ...,
         slot_count: _builtins.int = ...,
         sees_images: _builtins.bool = ...,
+        ignores_tools: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "context_length", b"context_length", "name", b"name", "sees_images", b"sees_images", "slot_count", b"slot_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "context_length", b"context_length", "ignores_tools", b"ignores_tools", "name", b"name", "sees_images", b"sees_images", "slot_count", b"slot_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

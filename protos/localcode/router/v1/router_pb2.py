@@ -27,7 +27,7 @@ from localcode.inference.v1 import inference_pb2 as localcode_dot_inference_dot_
 from localcode.supervisor.v1 import supervisor_pb2 as localcode_dot_supervisor_dot_v1_dot_supervisor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n localcode/router/v1/router.proto\x12\x13localcode.router.v1\x1a\x1elocalcode/cache/v1/cache.proto\x1a&localcode/inference/v1/inference.proto\x1a(localcode/supervisor/v1/supervisor.proto\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"I\n\x11LoadModelResponse\x12\x34\n\x05model\x18\x01 \x01(\x0b\x32%.localcode.supervisor.v1.ManagedModel\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"K\n\x13UnloadModelResponse\x12\x34\n\x05model\x18\x01 \x01(\x0b\x32%.localcode.supervisor.v1.ManagedModel\"H\n\x0cRouteRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.localcode.inference.v1.GenerateRequest\"y\n\rRouteResponse\x12.\n\x06routed\x18\x01 \x01(\x0b\x32\x1e.localcode.inference.v1.Routed\x12\x38\n\nconsidered\x18\x02 \x03(\x0b\x32$.localcode.router.v1.ConsideredModel\"O\n\x0f\x43onsideredModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08obstacle\x18\x02 \x01(\t\x12\x1b\n\x13\x66irst_token_seconds\x18\x03 \x01(\x01\"K\n\x0f\x45stimateRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.localcode.inference.v1.GenerateRequest\"\xfe\x01\n\x10\x45stimateResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\r\x12\x14\n\x0cis_tokenized\x18\x04 \x01(\x08\x12\x31\n\x06\x63\x61\x63hed\x18\x05 \x03(\x0b\x32!.localcode.router.v1.CachedTokens\x12\x1b\n\x13prefill_token_count\x18\x06 \x01(\r\x12\x15\n\rqueue_seconds\x18\x07 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x08 \x01(\x01\x12\x16\n\x0equeue_position\x18\t \x01(\r\"1\n\x0c\x43\x61\x63hedTokens\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\"\x12\n\x10GetStatusRequest\"\x92\x02\n\x11GetStatusResponse\x12\x15\n\rdefault_model\x18\x01 \x01(\t\x12\x32\n\x07workers\x18\x02 \x03(\x0b\x32!.localcode.router.v1.WorkerStatus\x12\x17\n\x0f\x63\x61\x63he_reachable\x18\x03 \x01(\x08\x12\x35\n\x0c\x63lass_counts\x18\x04 \x03(\x0b\x32\x1f.localcode.router.v1.ClassCount\x12\x17\n\x0fmigration_count\x18\x05 \x01(\x04\x12\x30\n\x06queues\x18\x06 \x03(\x0b\x32 .localcode.router.v1.QueueStatus\x12\x17\n\x0floadable_models\x18\x07 \x03(\t\"3\n\x0bQueueStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rwaiting_count\x18\x02 \x01(\r\"g\n\x0cWorkerStatus\x12*\n\x06worker\x18\x01 \x01(\x0b\x32\x1a.localcode.cache.v1.Worker\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x1a\n\x12open_request_count\x18\x03 \x01(\r\"2\n\nClassCount\x12\x15\n\rrequest_class\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x32\xd2\x03\n\rRouterService\x12Z\n\tGetStatus\x12%.localcode.router.v1.GetStatusRequest\x1a&.localcode.router.v1.GetStatusResponse\x12N\n\x05Route\x12!.localcode.router.v1.RouteRequest\x1a\".localcode.router.v1.RouteResponse\x12W\n\x08\x45stimate\x12$.localcode.router.v1.EstimateRequest\x1a%.localcode.router.v1.EstimateResponse\x12Z\n\tLoadModel\x12%.localcode.router.v1.LoadModelRequest\x1a&.localcode.router.v1.LoadModelResponse\x12`\n\x0bUnloadModel\x12\'.localcode.router.v1.UnloadModelRequest\x1a(.localcode.router.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n localcode/router/v1/router.proto\x12\x13localcode.router.v1\x1a\x1elocalcode/cache/v1/cache.proto\x1a&localcode/inference/v1/inference.proto\x1a(localcode/supervisor/v1/supervisor.proto\"!\n\x10LoadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"I\n\x11LoadModelResponse\x12\x34\n\x05model\x18\x01 \x01(\x0b\x32%.localcode.supervisor.v1.ManagedModel\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"K\n\x13UnloadModelResponse\x12\x34\n\x05model\x18\x01 \x01(\x0b\x32%.localcode.supervisor.v1.ManagedModel\"H\n\x0cRouteRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.localcode.inference.v1.GenerateRequest\"y\n\rRouteResponse\x12.\n\x06routed\x18\x01 \x01(\x0b\x32\x1e.localcode.inference.v1.Routed\x12\x38\n\nconsidered\x18\x02 \x03(\x0b\x32$.localcode.router.v1.ConsideredModel\"_\n\x0f\x43onsideredModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08obstacle\x18\x02 \x01(\t\x12\x1b\n\x13\x66irst_token_seconds\x18\x03 \x01(\x01\x12\x0e\n\x06reason\x18\x04 \x01(\t\"K\n\x0f\x45stimateRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.localcode.inference.v1.GenerateRequest\"\xfe\x01\n\x10\x45stimateResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\r\x12\x14\n\x0cis_tokenized\x18\x04 \x01(\x08\x12\x31\n\x06\x63\x61\x63hed\x18\x05 \x03(\x0b\x32!.localcode.router.v1.CachedTokens\x12\x1b\n\x13prefill_token_count\x18\x06 \x01(\r\x12\x15\n\rqueue_seconds\x18\x07 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x08 \x01(\x01\x12\x16\n\x0equeue_position\x18\t \x01(\r\"1\n\x0c\x43\x61\x63hedTokens\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\"\x12\n\x10GetStatusRequest\"\x92\x02\n\x11GetStatusResponse\x12\x15\n\rdefault_model\x18\x01 \x01(\t\x12\x32\n\x07workers\x18\x02 \x03(\x0b\x32!.localcode.router.v1.WorkerStatus\x12\x17\n\x0f\x63\x61\x63he_reachable\x18\x03 \x01(\x08\x12\x35\n\x0c\x63lass_counts\x18\x04 \x03(\x0b\x32\x1f.localcode.router.v1.ClassCount\x12\x17\n\x0fmigration_count\x18\x05 \x01(\x04\x12\x30\n\x06queues\x18\x06 \x03(\x0b\x32 .localcode.router.v1.QueueStatus\x12\x17\n\x0floadable_models\x18\x07 \x03(\t\"3\n\x0bQueueStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rwaiting_count\x18\x02 \x01(\r\"g\n\x0cWorkerStatus\x12*\n\x06worker\x18\x01 \x01(\x0b\x32\x1a.localcode.cache.v1.Worker\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x1a\n\x12open_request_count\x18\x03 \x01(\r\"2\n\nClassCount\x12\x15\n\rrequest_class\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x32\xd2\x03\n\rRouterService\x12Z\n\tGetStatus\x12%.localcode.router.v1.GetStatusRequest\x1a&.localcode.router.v1.GetStatusResponse\x12N\n\x05Route\x12!.localcode.router.v1.RouteRequest\x1a\".localcode.router.v1.RouteResponse\x12W\n\x08\x45stimate\x12$.localcode.router.v1.EstimateRequest\x1a%.localcode.router.v1.EstimateResponse\x12Z\n\tLoadModel\x12%.localcode.router.v1.LoadModelRequest\x1a&.localcode.router.v1.LoadModelResponse\x12`\n\x0bUnloadModel\x12\'.localcode.router.v1.UnloadModelRequest\x1a(.localcode.router.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,23 +47,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTERESPONSE']._serialized_start=469
   _globals['_ROUTERESPONSE']._serialized_end=590
   _globals['_CONSIDEREDMODEL']._serialized_start=592
-  _globals['_CONSIDEREDMODEL']._serialized_end=671
-  _globals['_ESTIMATEREQUEST']._serialized_start=673
-  _globals['_ESTIMATEREQUEST']._serialized_end=748
-  _globals['_ESTIMATERESPONSE']._serialized_start=751
-  _globals['_ESTIMATERESPONSE']._serialized_end=1005
-  _globals['_CACHEDTOKENS']._serialized_start=1007
-  _globals['_CACHEDTOKENS']._serialized_end=1056
-  _globals['_GETSTATUSREQUEST']._serialized_start=1058
-  _globals['_GETSTATUSREQUEST']._serialized_end=1076
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1079
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1353
-  _globals['_QUEUESTATUS']._serialized_start=1355
-  _globals['_QUEUESTATUS']._serialized_end=1406
-  _globals['_WORKERSTATUS']._serialized_start=1408
-  _globals['_WORKERSTATUS']._serialized_end=1511
-  _globals['_CLASSCOUNT']._serialized_start=1513
-  _globals['_CLASSCOUNT']._serialized_end=1563
-  _globals['_ROUTERSERVICE']._serialized_start=1566
-  _globals['_ROUTERSERVICE']._serialized_end=2032
+  _globals['_CONSIDEREDMODEL']._serialized_end=687
+  _globals['_ESTIMATEREQUEST']._serialized_start=689
+  _globals['_ESTIMATEREQUEST']._serialized_end=764
+  _globals['_ESTIMATERESPONSE']._serialized_start=767
+  _globals['_ESTIMATERESPONSE']._serialized_end=1021
+  _globals['_CACHEDTOKENS']._serialized_start=1023
+  _globals['_CACHEDTOKENS']._serialized_end=1072
+  _globals['_GETSTATUSREQUEST']._serialized_start=1074
+  _globals['_GETSTATUSREQUEST']._serialized_end=1092
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1095
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1369
+  _globals['_QUEUESTATUS']._serialized_start=1371
+  _globals['_QUEUESTATUS']._serialized_end=1422
+  _globals['_WORKERSTATUS']._serialized_start=1424
+  _globals['_WORKERSTATUS']._serialized_end=1527
+  _globals['_CLASSCOUNT']._serialized_start=1529
+  _globals['_CLASSCOUNT']._serialized_end=1579
+  _globals['_ROUTERSERVICE']._serialized_start=1582
+  _globals['_ROUTERSERVICE']._serialized_end=2048
 # @@protoc_insertion_point(module_scope)

@@ -176,22 +176,26 @@ class ConsideredModel(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     OBSTACLE_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_SECONDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Its name."""
     obstacle: _builtins.str
     """Why it can't take the request; empty if it can."""
     first_token_seconds: _builtins.float
     """Seconds to the first token that are to be expected there; 0 if not known."""
+    reason: _builtins.str
+    """Why it was thought of."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         obstacle: _builtins.str = ...,
         first_token_seconds: _builtins.float = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token_seconds", b"first_token_seconds", "model", b"model", "obstacle", b"obstacle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token_seconds", b"first_token_seconds", "model", b"model", "obstacle", b"obstacle", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -131,7 +131,7 @@ def test_the_rules_can_be_configured() -> None:
 def test_the_rule_that_decided_is_named() -> None:
     assert classify(chat_request(text(pb.ROLE_SYSTEM, TITLE)), RULES).rule == "rule title"
     assert classify(chat_request(text(pb.ROLE_SYSTEM, AGENT), tools=3), RULES).rule == "tools"
-    assert classify(chat_request(parent="ses_0"), RULES).rule == "x-parent-session-id"
+    assert classify(chat_request(parent="ses_0"), RULES).rule == "parent session"
 
 
 def of_client(user_agent: str, *messages: pb.Message, tools: int = 0) -> pb.GenerateRequest:

@@ -63,6 +63,24 @@ async def test_those_that_wait_are_let_through_by_class_and_share(line: Line) ->
     assert line.passed == ["first", "modest", "greedy", "title"]
 
 
+async def test_nobody_waits_for_a_slot_that_a_title_holds_but_other_titles(line: Line) -> None:
+    title = {"request_class": pb.REQUEST_CLASS_TITLE}
+    worker = await line.join("title", **title)
+    second = line.join("second title", **title)
+    line.join("main", request_class=pb.REQUEST_CLASS_MAIN)
+    waiting = line.join("second main", request_class=pb.REQUEST_CLASS_MAIN)
+    await let_run()
+    assert line.passed == ["title", "main"]
+    line.gate.release(Trip("coder", request_id="main", request_class=pb.REQUEST_CLASS_MAIN), worker)
+    await let_run()
+    assert line.passed == ["title", "main", "second main"]
+    line.gate.release(Trip("coder", request_id="title", **title), worker)
+    await let_run()
+    assert not second.done()
+    line.gate.release(Trip("coder", request_id="second main", request_class=pb.REQUEST_CLASS_MAIN), worker)
+    assert (await second, waiting.done()) == (worker, True)
+
+
 async def test_a_request_that_leaves_the_line_costs_nothing(line: Line, rig: Any) -> None:
     worker = await line.join("first")
     leaving = line.join("leaving")

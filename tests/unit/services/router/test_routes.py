@@ -23,7 +23,7 @@ def choose(
     def state_of(name: str) -> ModelState:
         model = next(model for model in KNOWN if model.name == name)
         return ModelState(
-            is_live=name not in down.split(), sees_images=name in {"eyes", "glm-4.7"},
+            is_live=name not in down.split(), sees_images=name in {"eyes", "glm-4.7"}, ignores_tools=name == "small",
             context_length=model.context_length, first_token_seconds=(slow or {}).get(name, 0.0),
         )  # fmt: skip
 
@@ -86,6 +86,50 @@ def test_nothing_that_runs_means_the_default() -> None:
     assert choose("auto", "title", down="small coder glm-4.7").model == "coder"
 
 
+def test_tools_go_to_a_model_that_takes_them() -> None:
+    choice = choose("auto", "title", has_tools=True)
+    assert (choice.model, choice.reasons) == ("coder", ("default", "small takes no tools"))
+    assert choose("small", has_tools=True).reasons == ("asked for", "small takes no tools")
+    assert choose("small", has_tools=True, routes=RouteSettings(fallbacks={"small": ("coder",)})).model == "coder"
+
+
+def test_what_the_default_never_can_any_other_model_may() -> None:
+    def state_of(name: str) -> ModelState:
+        return ModelState(ignores_tools=name != "eyes")
+
+    choice = choose_model(Wanted("auto", "main", has_tools=True), KNOWN, state_of, DEFAULTS, RouteSettings())
+    assert (choice.model, choice.reasons[0]) == ("eyes", "can answer")
+
+
+def test_a_default_that_starts_again_is_awaited() -> None:
+    assert choose(down="coder", routes=RouteSettings()).model == "coder"
+
+
+def test_fallbacks_stand_in_for_fallbacks_without_going_round() -> None:
+    routes = RouteSettings(fallbacks={"coder": ("eyes",), "eyes": ("glm-4.7", "coder")})
+    choice = choose("coder", down="coder eyes", routes=routes)
+    assert (choice.model, choice.reasons[0]) == ("glm-4.7", "fallback of eyes")
+    assert [one.model for one in choice.considered] == ["glm-4.7", "coder", "eyes"]
+
+
+def test_a_fallback_may_be_told_by_aliases() -> None:
+    assert choose("coder", down="coder", routes=RouteSettings(fallbacks={"main": ("eyes",)})).model == "eyes"
+
+
+def test_everything_that_was_considered_says_why_and_what_is_in_the_way() -> None:
+    considered = choose("auto", "title", down="coder", language="zh", has_tools=True).considered
+    assert [(one.model, one.reason, one.obstacle) for one in considered] == [
+        ("glm-4.7", "language zh", ""),
+        ("small", "class title", "small takes no tools"),
+        ("coder", "default", "coder does not run"),
+    ]
+
+
+def test_how_much_an_estimate_may_exceed_is_a_setting() -> None:
+    strict = RouteSettings(fallbacks={"coder": ("glm-4.7",)}, length_margin=1)
+    assert choose("coder", prompt_token_count=34_000, routes=strict).model == "glm-4.7"
+
+
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ModelNotFound):
         choose("gpt-5")
@@ -101,4 +145,10 @@ def test_an_unknown_name_is_refused() -> None:
 )  # fmt: skip
 def test_a_script_tells_the_language(text: str, language: str) -> None:
     message = pb.Message(role=pb.ROLE_USER, content=[pb.ContentPart(text=text)])
-    assert prompt_language(pb.ChatPrompt(messages=[message])) == language
+    assert prompt_language(pb.ChatPrompt(messages=[message]), least_share=0.2) == language
+
+
+def test_how_much_of_a_message_tells_its_language_is_a_setting() -> None:
+    message = pb.Message(role=pb.ROLE_USER, content=[pb.ContentPart(text="In main.py: 测试失败")])
+    chat = pb.ChatPrompt(messages=[message])
+    assert [prompt_language(chat, least_share=share) for share in (0.2, 0.5)] == ["zh", ""]

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from localcode.cache.v1 import cache_pb2
 from localcode.inference.v1 import inference_pb2 as pb
 from localcode.router.v1 import router_pb2
 from services.router.models import Model
@@ -196,3 +197,58 @@ async def test_a_client_that_was_cut_off_gets_its_answer_from_the_beginning(rig:
     go_on.set()
     assert "".join(event.delta.content for event in await answer) == "Hello"
     assert len(service.requests) == 1
+
+
+def continued(model: str = "auto", *, tools: int = 0) -> pb.GenerateRequest:
+    roles = (pb.ROLE_SYSTEM, pb.ROLE_USER, pb.ROLE_ASSISTANT, pb.ROLE_USER)
+    messages = [pb.Message(role=role, content=[pb.ContentPart(text="word " * 5_000)]) for role in roles]
+    offered = [pb.Tool(name=f"tool{number}") for number in range(tools)]
+    return pb.GenerateRequest(request_id="r1", model=model, chat=pb.ChatPrompt(messages=messages, tools=offered))
+
+
+async def start_coder_and_small(rig: Any, *, small_ignores_tools: bool = False) -> None:
+    await rig.start_worker("a")
+    await rig.start_worker("b", model="small")
+    coder, small = (worker.models[0] for worker in rig.cache.workers)
+    coder.context_length = small.context_length = 100_000
+    small.ignores_tools = small_ignores_tools
+    await rig.until_healthy("a", "b")
+
+
+async def test_the_model_that_the_index_knows_to_be_warm_is_not_left(rig: Any) -> None:
+    """A router that has just started knows nothing itself: without the index all models look cold."""
+    await start_coder_and_small(rig)
+    known = (Model("coder"), Model("small"))
+    servicer = make_servicer(rig, known, class_models={"main": "small"})
+    route = router_pb2.RouteRequest(request=continued(tools=1))
+    cold = await servicer.Route(route, None)
+    rig.cache.match = cache_pb2.LookupLineageResponse(matched_count=3, worker_ids=["a"])
+    warm = await servicer.Route(router_pb2.RouteRequest(request=continued(tools=1)), None)
+    assert (cold.routed.model, warm.routed.model) == ("small", "coder")
+    assert warm.routed.reasons[-1].endswith("s sooner than small")
+    assert {one.model: one.reason for one in warm.considered} == {"coder": "default", "small": "class main"}
+
+
+async def test_the_index_is_asked_for_a_choice_alone(rig: Any) -> None:
+    await rig.start_worker("a")
+    await rig.until_healthy("a")
+    await ask(make_servicer(rig, (Model("coder"),)), continued())
+    assert rig.cache.lookups == []
+    await rig.start_worker("b", model="small")
+    await rig.until_healthy("a", "b")
+    servicer = make_servicer(rig, (Model("coder"), Model("small")))
+    await servicer.Route(router_pb2.RouteRequest(request=title_request("auto")), None)
+    await servicer.Route(router_pb2.RouteRequest(request=continued("coder")), None)
+    assert rig.cache.lookups == []
+
+
+async def test_a_request_with_tools_passes_by_a_model_that_ignores_them(rig: Any) -> None:
+    await start_coder_and_small(rig, small_ignores_tools=True)
+    servicer = make_servicer(rig, class_models={"main": "small"})
+    request = continued(tools=1)
+    answer = await servicer.Route(router_pb2.RouteRequest(request=request), None)
+    assert answer.routed.model == "coder"
+    assert "small takes no tools" in answer.routed.reasons
+    request = continued(tools=1)
+    request.chat.tool_choice.mode = pb.TOOL_CHOICE_MODE_NONE
+    assert (await servicer.Route(router_pb2.RouteRequest(request=request), None)).routed.model == "small"

@@ -11,6 +11,7 @@ from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import InvalidRequest
 from services.worker.chat_template import CHATML, ChatTemplate
 from services.worker.prompt_segments import Segment
+from services.worker.template_sandbox import takes_tools
 
 NOW = datetime(2026, 11, 24, 12, 30)
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"]
@@ -220,3 +221,16 @@ def test_whatever_a_message_says_the_text_is_kept_and_has_no_special_token(said:
     assert rendered.text == f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n{begun}"
     parsed = "".join(segment.text if segment.parse_special else "\0" for segment in rendered.segments)
     assert sum(parsed.count(token) for token in SPECIAL) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (WITH_TOOLS, True),
+        ("{% if not tools is defined %}{% set tools = none %}{% endif %}{{ tools }}", True),
+        (CHATML, False),
+        ("You have no tools. {{ message.tools_hint }}{# tools #}{{ 'tools' }}", False),
+    ],
+)
+def test_whether_a_template_has_a_place_for_tools_is_known(source: str, expected: bool) -> None:
+    assert takes_tools(source) is expected

@@ -254,6 +254,37 @@ def test_a_title_is_not_parked() -> None:
         assert pool.parked_count == 1
 
 
+@pytest.mark.parametrize(("slots", "cells"), [(2, 10_000), (4, 230)], ids=["no free slot", "no free cells"])
+def test_a_main_request_takes_the_place_of_titles_and_they_go_on_behind_it(slots: int, cells: int) -> None:
+    context = FakeContext(cells=cells, seconds_per_step=0.002)
+    with running_engine(context, slots=slots, cells=cells) as (engine, context, _):
+        titles = [Request([n] * 90, max_tokens=100, is_batch=True, keeps_state=False) for n in (1, 2)]
+        for title in titles:
+            engine.submit(title.generation)
+            title.next()
+        context.gate = threading.Event()  # the step in progress lasts until the main request is there
+        before = len(context.steps)
+        main = Request([3] * 60, max_tokens=1)
+        engine.submit(main.generation)
+        context.gate.set()
+        main.wait()
+        for title in titles:
+            title.wait()
+    begun = next(number for number, step in enumerate(context.steps[before:]) if any(size == 60 for _, size in step))
+    assert begun <= 2  # one step was in progress, and one may have begun before it was held up
+    assert [title.generated for title in titles] == [expected(title.prompt, 100) for title in titles]
+
+
+def test_titles_do_not_take_each_others_place() -> None:
+    with running_engine(FakeContext(seconds_per_step=0.001), slots=1) as (engine, context, _):
+        titles = [Request([n] * 20, max_tokens=30, is_batch=True) for n in (1, 2)]
+        for title in titles:
+            engine.submit(title.generation)
+        for title in titles:
+            title.wait()
+    assert context.prefilled_count == 2 * (20 + 29)
+
+
 def test_with_too_few_cells_requests_pause_but_all_finish_with_the_right_text() -> None:
     chance = random.Random(3)
     with running_engine(cells=200, parked=4) as (engine, context, pool):

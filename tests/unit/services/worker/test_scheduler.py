@@ -115,6 +115,11 @@ def test_interactive_work_goes_before_batch_work() -> None:
     assert [work.name for work in in_order([title, main], now=0.0, prefill_rate=100.0)] == ["main", "title"]
 
 
+def test_batch_work_stands_behind_a_prompt_that_takes_minutes() -> None:
+    title, main = FakeWork("title", 300, is_batch=True), FakeWork("main", 30_000)
+    assert [work.name for work in in_order([title, main], now=60.0, prefill_rate=100.0)] == ["main", "title"]
+
+
 def test_nothing_starves() -> None:
     old_title = FakeWork("title", 300, is_batch=True, arrived_at=0.0)
     new_main = FakeWork("main", 7000, arrived_at=200.0)
