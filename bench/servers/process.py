@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -22,8 +22,8 @@ class ServerFailed(Exception):
 @asynccontextmanager
 async def running(
     command: Sequence[str], *, log: Path, environment: Mapping[str, str], cwd: Path, health_url: str
-) -> AsyncIterator[None]:
-    """Runs a server until left; entered once it says with status 200 that it is well."""
+) -> AsyncIterator[int]:
+    """Runs a server until left; yields its process id once it says with status 200 that it is well."""
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -36,7 +36,7 @@ async def running(
         )
     try:
         await _until_well(process, health_url, log)
-        yield
+        yield process.pid
     except Exception as error:
         ended = f" and ended with {process.returncode}" if process.returncode is not None else ""
         error.add_note(f"{Path(command[0]).name} said last{ended}:\n{_tail(log)}")
@@ -56,7 +56,7 @@ async def _until_well(process: asyncio.subprocess.Process, health_url: str, log:
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
         try:
             async with asyncio.timeout(_START_SECONDS):
-                while not await _is_well(client, health_url):
+                while not await is_well(client, health_url):
                     if process.returncode is not None:
                         raise ServerFailed(f"The server ended with {process.returncode}.")
                     await asyncio.sleep(0.1)
@@ -64,7 +64,18 @@ async def _until_well(process: asyncio.subprocess.Process, health_url: str, log:
             raise ServerFailed(f"The server isn't ready after {_START_SECONDS:.0f} s.") from error
 
 
-async def _is_well(client: httpx.AsyncClient, url: str) -> bool:
+async def until(is_so: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Waits for something, as long as a start may take."""
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            while not await is_so():  # noqa: ASYNC110 other processes tell nobody
+                await asyncio.sleep(0.1)
+    except TimeoutError as error:
+        raise ServerFailed(f"After {_START_SECONDS:.0f} s still not so: {what}.") from error
+
+
+async def is_well(client: httpx.AsyncClient, url: str) -> bool:
+    """Whether a server says with status 200 that it is well."""
     try:
         answer = await client.get(url)
         return answer.status_code == httpx.codes.OK and answer.json().get("status") == "ok"
