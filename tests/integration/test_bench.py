@@ -32,6 +32,17 @@ def test_workloads_are_measured_and_written_down(tmp_path: Path) -> None:
     assert all(f"### {name}: " in report for name in results)
 
 
+def test_what_moving_state_costs_is_measured(tmp_path: Path) -> None:
+    model = write_scripted_model(tmp_path / "scripted.gguf", CHAT_SCRIPT, context=32_768)
+    sizes = ["--prompt-tokens", "1024", "--answer-tokens", "32", "--rounds", "1"]
+    command = [sys.executable, "-m", "bench.engine", "kv", "--model", model, *sizes]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=280, capture_output=True)
+    for cache_type in ("f16", "q8_0"):
+        assert f"{cache_type}: 1024 tokens of ".encode() in done.stdout
+        assert f"{cache_type}: to the disk, sealed, ".encode() in done.stdout
+        assert f"{cache_type}: 1024 tokens saved while a stream decodes 32: ".encode() in done.stdout
+
+
 @pytest.mark.timeout(600)
 def test_after_restarts_and_a_model_swap_only_new_tokens_are_prefilled(tmp_path: Path) -> None:
     model = write_scripted_model(tmp_path / "scripted.gguf", CHAT_SCRIPT, context=32_768)
