@@ -204,7 +204,7 @@ async def _rig(options: argparse.Namespace, cache_type: str, count: int) -> Asyn
 
 
 def _copied(rig: Rig, sequence_id: int, count: int) -> Copied:
-    """Copies all blocks out and into another sequence, some times; medians. In the engine's thread."""
+    """Copies all blocks out and back in, some times; medians. In the engine's thread."""
     kv, pool = rig.loaded.context.kv, rig.pool
     starts = range(0, count, BLOCK_TOKENS)
     save, restore = Longest(kv.save), Longest(kv.restore)
