@@ -43,7 +43,7 @@ unit: $(VENV)/.dev  ## Runs the unit tests
 	@$(VENV)/bin/pytest tests/unit
 
 soak: $(VENV)/.dev $(OPENCODE_READY)  ## Repeats the tests that kill and crowd the system, ROUNDS times each
-	@$(VENV)/bin/pytest tests/e2e tests/integration/test_load.py \
+	@$(VENV)/bin/pytest tests/e2e tests/integration/test_load.py tests/integration/test_restored_generation.py \
 		tests/integration/test_kv_faults.py --rounds $(ROUNDS) --timeout 3600
 
 bench: $(VENV)/.bench peer  ## Measures side by side with llama-server (hours) and writes bench/RESULTS.md; BENCH="streams mixed --rounds 3"

@@ -63,6 +63,9 @@ def run(
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Recorded requests to use in the place of generated ones."),
     ] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="Use only this scenario of the traces; may be repeated.")
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Run only `localcode` or `llama-server`; may be repeated.")
     ] = None,
@@ -92,7 +95,11 @@ def run(
         url=url,
         url_model=url_model,
     )
-    material = Material.of(QUICK if quick else FULL, traces or (RECORDED if RECORDED.is_dir() and not quick else None))
+    folder = traces or (RECORDED if RECORDED.is_dir() and not quick else None)
+    try:
+        material = Material.of(QUICK if quick else FULL, folder, scenario or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     saves = not quick if save is None else save
     versions, machine = describe_versions(version_of(program) if program else None), describe_machine()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers end with it, as at Ctrl-C

@@ -1,4 +1,4 @@
-"""Measures a worker's engine inside this process: `python -m bench.engine overhead|gaps|speculation`.
+"""Measures a worker's engine inside this process: `python -m bench.engine overhead|gaps|speculation|kv`.
 
 `overhead` runs a tiny model and reports what a step takes beside llama.cpp; the others want `--model FILE`.
 """
@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from bench.kv import kv
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.cost import StepShape
 from services.worker.scheduler import MIN_PREFILL_TOKENS
@@ -221,6 +222,7 @@ BENCHES: Final[dict[str, Callable[[argparse.Namespace], None]]] = {
     "overhead": overhead,
     "gaps": gaps,
     "speculation": speculation,
+    "kv": kv,
 }
 
 
@@ -232,6 +234,7 @@ def main() -> None:
     parser.add_argument("--draft", type=Path)
     parser.add_argument("--kind", default="auto", choices=("auto", "lookup", "draft"))
     parser.add_argument("--prompt-tokens", type=int, default=7000)
+    parser.add_argument("--answer-tokens", type=int, default=256, help="of the streams beside which kv is saved")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()

@@ -39,7 +39,7 @@ class Machinery:
     def check(self, contestant: Contestant, workload: Workload) -> None:
         """Says in an error why a contestant can't take part."""
         if self.url:
-            if workload.model == "scripted" or workload.name == "restart" or contestant != workload.contestants[0]:
+            if workload.model == "scripted" or workload.restarts or contestant != workload.contestants[0]:
                 raise Unavailable("not with --url")
             return
         if contestant.program == "llama-server" and self.llama_server is None:
@@ -77,7 +77,8 @@ class Machinery:
 
     def _files(self, contestant: Contestant, workload: Workload) -> list[Path]:
         files = {"small": [self.small_model], "main": [self.main_model], "scripted": []}[workload.model]
-        return [*files, *([self.small_model] if contestant.two_models else [])]
+        files += [self.small_model] if contestant.two_models else []
+        return files + ([self.main_model] if contestant.swaps_models else [])
 
     def _setup(self, contestant: Contestant, workload: Workload, directory: Path) -> Setup:
         if workload.model == "scripted":
@@ -91,6 +92,8 @@ class Machinery:
             cache_type=self.cache_type,
             slots=workload.slots,
             small_model=self.small_model if contestant.two_models else None,
+            other_model=self.main_model if contestant.swaps_models else None,
+            saves_slots=contestant.saves_slots,
         )
 
 

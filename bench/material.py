@@ -1,6 +1,6 @@
 """Where workloads get their requests: from recorded traces where there are any, else made here."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,14 +30,19 @@ class Material:
     traces: dict[str, list[Recorded]]
 
     @classmethod
-    def of(cls, sizes: Sizes, folder: Path | None) -> "Material":
-        """Reads a folder of traces, if one is given."""
-        return cls(sizes, read_traces(folder) if folder else {})
+    def of(cls, sizes: Sizes, folder: Path | None, scenarios: Collection[str] = ()) -> "Material":
+        """Reads a folder of traces, if one is given: all of its scenarios, or those named."""
+        traces = read_traces(folder) if folder else {}
+        if missing := set(scenarios) - set(traces):
+            raise ValueError(
+                f"no recorded scenario {', '.join(sorted(missing))}; there are {', '.join(traces) or 'none'}"
+            )
+        return cls(sizes, {name: traces[name] for name in traces if not scenarios or name in scenarios})
 
     @property
     def source(self) -> str:
         """What the requests are, for the report."""
-        return "recorded OpenCode sessions" if self.traces else "generated sessions"
+        return f"recorded OpenCode sessions ({', '.join(self.traces)})" if self.traces else "generated sessions"
 
     def main(self, *, directory: str = _DIRECTORY, task: str = TASK, max_tokens: int = 16) -> Body:
         """The first request of a main loop."""
@@ -91,6 +96,19 @@ class Material:
         others = [one for name, all_ in scenarios.items() if name not in (longest, with_agents) for one in all_]
         company = [one for one in others if one.kind in ("title", "compaction")]
         return [all_ for all_ in (scenarios[longest], scenarios.get(with_agents, []), company) if all_]
+
+    def day(self) -> list[list[Recorded]]:
+        """The requests of several sessions, each in order; of generated ones each works in its own directory."""
+        if self.traces:
+            return [[_ready(recorded) for recorded in requests] for requests in self.traces.values()]
+        sessions = []
+        for number in range(1, self.sizes.day_sessions + 1):
+            requests = session(
+                directory=f"{_DIRECTORY}-{number}", sizes=self.sizes, task=f"{TASK} Begin with part {number}."
+            )
+            headers = {"x-session-id": f"ses_generated_{number}"}
+            sessions.append([_ready(Recorded(f"session {number}", kind, body, headers)) for kind, body in requests])
+        return sessions
 
     def turns(self) -> list[Recorded]:
         """The main loop's requests of the longest session, in order."""

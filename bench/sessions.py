@@ -84,10 +84,10 @@ def title_request(task: str) -> Body:
     }
 
 
-def session(*, directory: str, sizes: Sizes = FULL) -> Iterator[tuple[str, Body]]:
+def session(*, directory: str, sizes: Sizes = FULL, task: str = TASK) -> Iterator[tuple[str, Body]]:
     """All requests of one agent session with their kinds: a title, then turns whose history only grows."""
-    yield "title", title_request(TASK)
-    request = main_request(directory=directory, task=TASK, sizes=sizes)
+    yield "title", title_request(task)
+    request = main_request(directory=directory, task=task, sizes=sizes)
     messages = request["messages"]
     for turn in range(sizes.turns):
         yield "main", {**request, "messages": list(messages)}

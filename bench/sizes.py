@@ -19,6 +19,8 @@ class Sizes:
     """Of each generated tool's description: about 5,000 tokens for ten tools."""
     turns: int = 8
     """Of a generated session."""
+    day_sessions: int = 4
+    """Generated sessions of a day."""
     edit_lines: int = 40
     overhead_requests: int = 300
     tool_requests: int | None = None
@@ -36,6 +38,7 @@ QUICK: Final = Sizes(
     system_rules=12,
     tool_sentences=2,
     turns=3,
+    day_sessions=3,
     edit_lines=8,
     overhead_requests=40,
     tool_requests=5,

@@ -35,6 +35,10 @@ class Contestant:
     """Whether the small model is served beside the main one."""
     workers: int = 1
     """How many processes run the main model."""
+    swaps_models: bool = False
+    """Whether the main model takes the small one's place for a while."""
+    saves_slots: bool = False
+    """Whether slots are saved and restored by hand (llama-server)."""
 
 
 @dataclass(frozen=True)
@@ -75,5 +79,7 @@ class Workload:
     fresh: bool = True
     """Whether each round gets newly started servers, one alone at a time; else all live at once and take turns."""
     slots: int = 4
+    restarts: bool = False
+    """Whether servers are restarted in between."""
     once: bool = False
     """Whether repeating it would only give the same numbers again."""

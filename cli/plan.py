@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.config import Configuration, ModelEntry
@@ -59,8 +59,9 @@ def plan_services(configuration: Configuration, models: Sequence[ModelEntry], se
         "LOCALCODE_ROUTER_DEFAULT_MODEL": default_model(configuration, models),
         "LOCALCODE_ROUTER_SUPERVISOR_ADDRESS": setting.supervisor_address,
     }
+    cache_spec = _spec("cache", "services.cache", configuration, setting, cache_variables)
     return [
-        Service(_spec("cache", "services.cache", configuration, setting, cache_variables), cache),
+        Service(replace(cache_spec, stops_last=True), cache),  # a worker that ends gives it what it still knows
         Service(_spec("router", "services.router", configuration, setting, router_variables), router),
         *(_model_service(index, model, configuration, models, setting) for index, model in enumerate(models)),
     ]

@@ -29,7 +29,7 @@ class ChildSpec:
     output: Path | None = None
     """Where its output goes; unset means to our own error stream."""
     stops_last: bool = False
-    """Whether others need it until they have ended."""
+    """Whether others need it until they have ended; of several such children the one started last ends first."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,14 @@ class Supervisor:
     async def end_all(self, *, grace_seconds: float = GRACE_SECONDS) -> None:
         """Ends all children: SIGTERM, a grace, SIGKILL; those that others need come last."""
         await _cancelled(*self._keepers.values())
-        for is_last in (False, True):
-            group = [process for spec, process in self._running.values() if spec.stops_last is is_last]
-            await asyncio.gather(*(_end(process, grace_seconds) for process in group))
-        for _spec, process in self._running.values():
+        place = {name: index for index, name in enumerate(self._keepers)}
+        started = sorted(self._running.values(), key=lambda running: place.get(running[0].name, -1))
+        users = [process for spec, process in started if not spec.stops_last]
+        await asyncio.gather(*(_end(process, grace_seconds) for process in users))
+        for spec, process in reversed(started):
+            if spec.stops_last:
+                await _end(process, grace_seconds)
+        for _spec, process in started:
             self._forget(process)
         self._running.clear()
 

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -41,7 +41,7 @@ async def running_llama_server(program: Path, setup: Setup, directory: Path) -> 
     url = f"http://127.0.0.1:{port}"
     async with (
         running(
-            command(program, setup, port),
+            [*command(program, setup, port), *slot_options(setup, directory)],
             log=directory / "llama-server.log",
             environment=os.environ,
             cwd=directory,
@@ -49,7 +49,10 @@ async def running_llama_server(program: Path, setup: Setup, directory: Path) -> 
         ),
         open_http(url) as http,
     ):
-        yield Target(http, {"main": "main", "small": "main"}, _tokenizer(http))
+        yield Target(
+            http, {"main": "main", "small": "main"}, _tokenizer(http), tokenize_text=_text_tokenizer(http),
+            saves_slots=setup.saves_slots,
+        )  # fmt: skip
 
 
 def command(program: Path, setup: Setup, port: int) -> list[str]:
@@ -70,12 +73,32 @@ def command(program: Path, setup: Setup, port: int) -> list[str]:
     return [str(program), *(str(part) for option in options.items() for part in option), "--kv-unified", "--jinja"]
 
 
+def slot_options(setup: Setup, directory: Path) -> list[str]:
+    """Lets slots be saved to files, where that is to be done by hand."""
+    if not setup.saves_slots:
+        return []
+    folder = directory / "slots"
+    folder.mkdir(exist_ok=True)
+    return ["--slot-save-path", f"{folder}{os.sep}"]
+
+
 def _tokenizer(http: httpx.AsyncClient) -> Tokenize:
     async def tokenize(body: Body) -> list[int]:
         wanted = {key: body[key] for key in ("messages", "tools", "tool_choice") if key in body}
         rendered = (await http.post("/apply-template", json=wanted)).raise_for_status().json()
-        question: dict[str, Any] = {"content": rendered["prompt"], "add_special": True, "parse_special": True}
-        tokens: list[int] = (await http.post("/tokenize", json=question)).raise_for_status().json()["tokens"]
-        return tokens
+        return await _tokens(http, rendered["prompt"], parses_special=True)
 
     return tokenize
+
+
+def _text_tokenizer(http: httpx.AsyncClient) -> Callable[[str], Awaitable[list[int]]]:
+    async def tokenize(text: str) -> list[int]:
+        return await _tokens(http, text, parses_special=False)
+
+    return tokenize
+
+
+async def _tokens(http: httpx.AsyncClient, text: str, *, parses_special: bool) -> list[int]:
+    question: dict[str, Any] = {"content": text, "add_special": parses_special, "parse_special": parses_special}
+    tokens: list[int] = (await http.post("/tokenize", json=question)).raise_for_status().json()["tokens"]
+    return tokens

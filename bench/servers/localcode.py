@@ -3,13 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bench.client import Body
+from bench.servers.localcode_parts import OTHER, LocalcodeParts
 from bench.servers.process import free_port, running
 from bench.servers.target import Setup, Target, Tokenize, open_http
 from edge.openai import ChatCompletionRequest
@@ -43,13 +44,18 @@ async def running_localcode(
             environment=_environment(directory),
             cwd=_ROOT,
             health_url=f"{url}/health",
-        ),
+        ) as pid,
         _more_workers(workers - 1, setup, directory, addresses["cache"], health_url=f"{url}/health"),
         open_http(url) as http,
         open_channel(addresses["worker"]) as channel,
     ):
         names = {"main": "main", "small": "small" if setup.small_model else "main"}
-        yield Target(http, names, _tokenizer(InferenceServiceStub(channel)), addresses)
+        stub, parts = InferenceServiceStub(channel), LocalcodeParts(pid, http, addresses["worker"])
+        if setup.other_model:
+            await parts.unload(OTHER)  # everything is loaded at the start
+        yield Target(
+            http, names, _tokenizer(stub), addresses, tokenize_text=_text_tokenizer(stub), parts=parts,
+        )  # fmt: skip
 
 
 @asynccontextmanager
@@ -101,6 +107,10 @@ def configuration(setup: Setup, addresses: Mapping[str, str], settings: Mapping[
     }
     text = _table("cache", {"listen": addresses["cache"]})
     text += _table("router", {"listen": addresses["router"], "default_model": "main"}) + _table("models.main", main)
+    if setup.other_model:
+        other = {**main, "source": str(setup.other_model)}
+        del other["listen"]
+        text += _table(f"models.{OTHER}", other)
     if setup.small_model:
         text += _table("router.class_models", {"title": "small"})
         text += _table("models.small", {**shared, "source": str(setup.small_model), "context": 16_384, "slots": 2})
@@ -122,6 +132,13 @@ def _tokenizer(stub: "InferenceServiceAsyncStub") -> Tokenize:
     async def tokenize(body: Body) -> list[int]:
         response = await stub.RenderPrompt(pb.RenderPromptRequest(chat=to_chat_prompt(body)), timeout=60)
         return list(response.token_ids)
+
+    return tokenize
+
+
+def _text_tokenizer(stub: "InferenceServiceAsyncStub") -> Callable[[str], Awaitable[list[int]]]:
+    async def tokenize(text: str) -> list[int]:
+        return list((await stub.Tokenize(pb.TokenizeRequest(text=text), timeout=60)).token_ids)
 
     return tokenize
 

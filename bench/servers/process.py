@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -29,8 +29,8 @@ def says_ok(state: dict[str, Any]) -> bool:
 async def running(
     command: Sequence[str], *, log: Path, environment: Mapping[str, str], cwd: Path, health_url: str,
     is_well: IsWell = says_ok,
-) -> AsyncIterator[None]:  # fmt: skip
-    """Runs a server until left; entered once the health that is told with status 200 shows it to be well."""
+) -> AsyncIterator[int]:  # fmt: skip
+    """Runs a server until left; yields its process id once the health it tells with status 200 shows it to be well."""
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -43,7 +43,7 @@ async def running(
         )
     try:
         await _until_well(process, health_url, is_well)
-        yield
+        yield process.pid
     except Exception as error:
         ended = f" and ended with {process.returncode}" if process.returncode is not None else ""
         error.add_note(f"{Path(command[0]).name} said last{ended}:\n{_tail(log)}")
@@ -63,7 +63,7 @@ async def _until_well(process: asyncio.subprocess.Process, health_url: str, is_w
     async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
         try:
             async with asyncio.timeout(_START_SECONDS):
-                while not await _tells_so(client, health_url, is_well):
+                while not await tells_well(client, health_url, is_well):
                     if process.returncode is not None:
                         raise ServerFailed(f"The server ended with {process.returncode}.")
                     await asyncio.sleep(0.1)
@@ -71,7 +71,18 @@ async def _until_well(process: asyncio.subprocess.Process, health_url: str, is_w
             raise ServerFailed(f"The server isn't ready after {_START_SECONDS:.0f} s.") from error
 
 
-async def _tells_so(client: httpx.AsyncClient, url: str, is_well: IsWell) -> bool:
+async def until(is_so: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Waits for something, as long as a start may take."""
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            while not await is_so():  # noqa: ASYNC110 other processes tell nobody
+                await asyncio.sleep(0.1)
+    except TimeoutError as error:
+        raise ServerFailed(f"After {_START_SECONDS:.0f} s still not so: {what}.") from error
+
+
+async def tells_well(client: httpx.AsyncClient, url: str, is_well: IsWell = says_ok) -> bool:
+    """Whether the health that a server tells with status 200 shows it to be well."""
     try:
         answer = await client.get(url)
         return answer.status_code == httpx.codes.OK and is_well(answer.json())

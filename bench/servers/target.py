@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import httpx
 
@@ -25,6 +25,26 @@ class Setup:
     slots: int = 4
     small_model: Path | None = None
     """Served beside the first one, as `small`, by servers that can."""
+    other_model: Path | None = None
+    """Takes the first one's place for a while when models are swapped."""
+    saves_slots: bool = False
+    """Whether a person may save what a slot holds to a file, and restore it."""
+
+
+class Parts(Protocol):
+    """The processes of a server that can be restarted one by one."""
+
+    async def restart_worker(self) -> None:
+        """Ends the process that computes, which is then started again; returns when it answers."""
+        ...
+
+    async def restart_index(self) -> None:
+        """Ends the database that knows what is stored; returns when it runs again."""
+        ...
+
+    async def swap_models(self) -> None:
+        """Unloads the model, lets the other one answer, and loads the model again."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,12 @@ class Target:
     """gRPC addresses of the processes behind the server, by role."""
     restart: Callable[[], Awaitable["Target"]] | None = None
     """Ends the server and starts it again with all that it has on disk."""
+    tokenize_text: Callable[[str], Awaitable[list[int]]] | None = None
+    """Returns the tokens of an answer's text, where the server can say."""
+    parts: Parts | None = None
+    """Its processes, where it consists of several."""
+    saves_slots: bool = False
+    """Whether the state of its slots is to be saved and restored by hand."""
 
     async def chat(self, body: Body, headers: dict[str, str] | None = None, timing: Timing | None = None) -> Timing:
         """Sends a request to the model that it names."""

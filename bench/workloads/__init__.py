@@ -3,6 +3,7 @@
 from typing import Final
 
 from bench.workload import Workload
+from bench.workloads.day import DAY
 from bench.workloads.directory import DIRECTORY
 from bench.workloads.layouts import LAYOUTS
 from bench.workloads.mixed import MIXED
@@ -27,6 +28,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
         SIBLINGS,
         REPLAY,
         RESTART,
+        DAY,
         DIRECTORY,
         SPECULATION,
         OVERHEAD,

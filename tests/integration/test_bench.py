@@ -1,6 +1,7 @@
 """The benchmark measures a real `localcode up`, with a scripted model."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -9,10 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.fakes.scripted_model import write_scripted_model
+from tests.fakes.scripted_model import Script, write_scripted_model
 from tests.fakes.scripts import CHAT_SCRIPT
 
 pytestmark = pytest.mark.integration
+TAIL = 32
+"""A partial block of fewer tokens is not worth a file."""
 
 
 def test_workloads_are_measured_and_written_down(tmp_path: Path) -> None:
@@ -27,6 +30,43 @@ def test_workloads_are_measured_and_written_down(tmp_path: Path) -> None:
     assert samples["prefilled over distinct + 1 a request"] < 1.05
     report = (tmp_path / "RESULTS.md").read_text()
     assert all(f"### {name}: " in report for name in results)
+
+
+def test_what_moving_state_costs_is_measured(tmp_path: Path) -> None:
+    model = write_scripted_model(tmp_path / "scripted.gguf", CHAT_SCRIPT, context=32_768)
+    sizes = ["--prompt-tokens", "1024", "--answer-tokens", "32", "--rounds", "1"]
+    command = [sys.executable, "-m", "bench.engine", "kv", "--model", model, *sizes]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=280, capture_output=True)
+    for cache_type in ("f16", "q8_0"):
+        assert f"{cache_type}: 1024 tokens of ".encode() in done.stdout
+        assert f"{cache_type}: to the disk, sealed, ".encode() in done.stdout
+        assert f"{cache_type}: 1024 tokens saved while a stream decodes 32: ".encode() in done.stdout
+
+
+@pytest.mark.timeout(600)
+def test_after_restarts_and_a_model_swap_only_new_tokens_are_prefilled(tmp_path: Path) -> None:
+    model = write_scripted_model(tmp_path / "scripted.gguf", CHAT_SCRIPT, context=32_768)
+    other = write_scripted_model(tmp_path / "other.gguf", Script("Something else."), context=32_768)
+    options = ["--quick", "--save", "--out", tmp_path, "--only", "localcode", "--model", model, "--main-model", other]
+    command = [sys.executable, "-m", "bench", "run", "day", "restart", *options, "--cells", "32768", "--threads", "1"]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=580)
+    results = {result["workload"]: result for result in json.loads((tmp_path / "results.json").read_text())["results"]}
+    day, restart = (
+        {sample["name"]: sample["value"] for sample in results[name]["rounds"]["localcode"][0]}
+        for name in ("day", "restart")
+    )
+    new = prefilled = 0
+    for name, value in day.items():
+        if found := re.search(r" main, of \d+ tokens, (\d+) of them new", name):
+            new += int(found[1])
+            prefilled += value
+    assert (day["requests"], new > 20_000) == (3 * 4, True)
+    assert prefilled <= 1.05 * new
+    # State of a title is kept only from the second one on, and that it was the second is forgotten at a restart.
+    assert day["tokens prefilled"] - prefilled <= 3 * 1600
+    known_count = restart["prompt tokens"] - restart["tokens new in this turn"]
+    assert known_count - TAIL <= restart["tokens restored"] <= known_count
+    assert restart["tokens prefilled"] == restart["prompt tokens"] - restart["tokens restored"]
 
 
 def test_a_benchmark_that_is_ended_leaves_no_server_behind(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.launch import Machinery, Unavailable
-from bench.servers.llama_server import command
+from bench.servers.llama_server import command, slot_options
 from bench.servers.localcode import configuration
 from bench.servers.target import Setup
 from bench.workload import OURS, PEER, Contestant, Workload
@@ -35,6 +36,19 @@ def test_the_configuration_is_one_that_the_services_take() -> None:
     assert not WorkerSettings(**document["models"]["small"]).tool_grammar
 
 
+def test_the_other_model_gets_all_but_the_address_of_the_one_whose_place_it_takes() -> None:
+    setup = Setup(Path("/models/m.gguf"), threads=2, cells=4096, other_model=Path("/models/o.gguf"))
+    models = tomllib.loads(configuration(setup, ADDRESSES, {}))["models"]
+    assert {**models["other"], "listen": ADDRESSES["worker"]} == {**models["main"], "source": "/models/o.gguf"}
+
+
+def test_slots_are_saved_in_the_directory_that_outlives_a_restart(tmp_path: Path) -> None:
+    assert slot_options(SETUP, tmp_path) == []
+    options = slot_options(replace(SETUP, saves_slots=True), tmp_path)
+    assert options == ["--slot-save-path", f"{tmp_path}/slots/"]
+    assert (tmp_path / "slots").is_dir()
+
+
 def machinery(tmp_path: Path, **fields: object) -> Machinery:
     values: dict = {"threads": 1, "cells": 1, "cache_type": "f16", "llama_server": None}
     return Machinery(small_model=tmp_path / "s.gguf", main_model=tmp_path / "m.gguf", **values | fields)
@@ -63,6 +77,15 @@ def test_a_contestant_that_cannot_take_part_says_why(
 def test_a_contestant_whose_files_are_here_may_take_part(tmp_path: Path) -> None:
     (tmp_path / "s.gguf").touch()
     machinery(tmp_path).check(OURS, Workload("w", "", nothing))
+    with pytest.raises(Unavailable, match=r"no file m\.gguf"):
+        machinery(tmp_path).check(Contestant("swaps", "localcode", swaps_models=True), Workload("w", "", nothing))
+
+
+def test_a_server_that_runs_already_is_never_restarted(tmp_path: Path) -> None:
+    running = machinery(tmp_path, url="http://x")
+    running.check(OURS, Workload("w", "", nothing))
+    with pytest.raises(Unavailable, match="not with --url"):
+        running.check(OURS, Workload("w", "", nothing, restarts=True))
 
 
 def test_every_workload_has_its_own_name_and_ours_comes_first() -> None:

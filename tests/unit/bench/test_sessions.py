@@ -2,6 +2,8 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from bench.material import Material
 from bench.sessions import main_request, session, subagent_requests, text_request, words
 from bench.sizes import FULL, QUICK
@@ -86,3 +88,21 @@ def test_material_comes_from_traces_where_they_have_it_and_else_is_made_here(tmp
     assert material.title()["model"] == "small"
     assert len(material.subagents()) == 2
     assert len(Material.of(QUICK, None).sessions()) == 1 + QUICK.turns
+
+
+def test_only_some_scenarios_may_be_wanted(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_trace(tmp_path / name, "001-main.json", "main", body())
+    assert list(Material.of(QUICK, tmp_path, ["two"]).traces) == ["two"]
+    with pytest.raises(ValueError, match="no recorded scenario three; there are one, two"):
+        Material.of(QUICK, tmp_path, ["three"])
+
+
+def test_a_day_has_several_sessions_that_differ_from_their_first_request_on(tmp_path: Path) -> None:
+    sessions = Material.of(QUICK, None).day()
+    assert [len(session) for session in sessions] == [1 + QUICK.turns] * QUICK.day_sessions
+    for requests in zip(*sessions, strict=True):
+        assert len({str(recorded.body) for recorded in requests}) == QUICK.day_sessions
+    for name in ("one", "two"):
+        write_trace(tmp_path / name, "001-main.json", "main", body())
+    assert len(Material.of(QUICK, tmp_path).day()) == 2

@@ -99,6 +99,11 @@ def test_the_cache_is_told_where_to_keep_blocks(plan: dict[str, dict[str, str]])
     assert plan["cache"]["LOCALCODE_CACHE_STATE_DIRECTORY"] == "/state"
 
 
+def test_the_cache_outlives_the_workers_which_store_what_they_know_when_they_end() -> None:
+    services = plan_services(configuration(), [CODER, REMOTE], setting())
+    assert [service.spec.name for service in services if service.spec.stops_last] == ["cache"]
+
+
 def test_a_configured_address_is_used_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
     document = {"router": {"listen": "127.0.0.1:7001"}}
     monkeypatch.setenv("LOCALCODE_CACHE_LISTEN", "127.0.0.1:7002")

@@ -92,22 +92,23 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(tmp_path: 
         assert not is_alive(pid)
 
 
-async def test_what_others_need_ends_last(tmp_path: Path) -> None:
+async def test_what_others_need_ends_last_and_before_what_it_needs_itself(tmp_path: Path) -> None:
     log = tmp_path / "log"
+    delays = {"index": 0, "store": 0.3, "user": 0.6}
 
     def note(name: str) -> str:
         return (
             f"import pathlib, signal, sys, time\nlog = pathlib.Path({str(log)!r})\n"
-            f"def end(*_):\n    time.sleep({0.3 if name == 'user' else 0})\n"
+            f"def end(*_):\n    time.sleep({delays[name]})\n"
             f"    log.open('a').write('{name} '); sys.exit(0)\n"
             f"signal.signal(15, end)\nlog.with_suffix('.{name}').touch()\ntime.sleep(60)"
         )
 
     with Guardian() as guardian:
-        specs = [child("store", note("store"), stops_last=True), child("user", note("user"))]
+        specs = [child(name, note(name), stops_last=name != "user") for name in delays]
         async with supervised(specs, guardian=guardian, report=lambda event: None):
-            await eventually(lambda: all(log.with_suffix(suffix).exists() for suffix in (".store", ".user")))
-    assert log.read_text() == "user store "
+            await eventually(lambda: all(log.with_suffix(f".{name}").exists() for name in delays))
+    assert log.read_text() == "user store index "
 
 
 async def test_the_processes_a_child_has_started_end_with_it(tmp_path: Path) -> None:
