@@ -1,0 +1,102 @@
+"""The same with the real 0.5B: whatever it says in a crowd, it itself finds likeliest when it reads that alone."""
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from services.worker.generation import Generation
+from services.worker.llama import LlamaContext, LlamaModel, Row
+from services.worker.scheduler import shared_length
+from tests.fakes.engine import Asked, LoadedEngine, loaded_engine
+
+pytestmark = pytest.mark.integration
+
+REQUESTS, CANCELLED, SLOTS, CELLS = 64, 16, 4, 2000
+MOST_DIFFERENCE = 0.5
+ROWS = 64
+SUBJECTS = ("colour", "weight", "price", "shape", "sound", "speed")
+LARGE_ROUNDS = 8  # several minutes each
+
+
+def source_file(subject: str, *, functions: int) -> str:
+    """A text of its own from its first line on, of about 22 tokens a function."""
+    return f"# All about {subject}.\n" + "".join(
+        f"def {subject}_{number}(value):\n    return value * {number * 7 % 50} + {number}\n\n\n"
+        for number in range(functions)
+    )
+
+
+def ask_crowd(running: LoadedEngine, chance: random.Random, *, functions: int, most_tokens: int) -> list[Asked]:
+    """Requests that begin like one of several files, each with an end of its own."""
+    crowd = []
+    for number in range(REQUESTS):
+        text = source_file(chance.choice(SUBJECTS), functions=chance.randint(functions // 2, functions))
+        crowd.append(running.ask(f"{text}# Example {number}:\n", max_tokens=chance.randint(1, most_tokens)))
+    return crowd
+
+
+def cancel_some(running: LoadedEngine, crowd: Sequence[Asked], chance: random.Random, *, longest_wait: float) -> None:
+    """Cancels requests that wait, are read or are being answered, whichever it meets."""
+    for asked in chance.sample(crowd, CANCELLED):
+        time.sleep(chance.random() * longest_wait)
+        running.engine.cancel(asked.generation)
+
+
+@contextmanager
+def fresh_context(model: LlamaModel, *, cells: int) -> Iterator[LlamaContext]:
+    context = LlamaContext(
+        model, cells=cells, sequences=1, batch_tokens=256, threads=2, type_k="f16", type_v="f16", draft_tokens=ROWS
+    )
+    yield context
+    context.close()
+
+
+def largest_difference(context: LlamaContext, generations: Sequence[Generation]) -> float:
+    """How far below the highest logit the chosen tokens lie at most, where the model reads them in their order."""
+    known: list[int] = []
+    largest = 0.0
+    for generation in sorted(generations, key=lambda one: one.tokens):  # so that each shares much with the one before
+        tokens, last = generation.tokens, generation.prompt_token_count - 1
+        place = min(shared_length(known, tokens), last)
+        context.kv.remove(0, place)
+        while place < len(tokens) - 1:
+            end = min(place + 256, last) if place < last else min(place + ROWS, len(tokens) - 1)
+            (outputs,) = context.decode([Row(0, place, tokens[place:end], end - place if place >= last else 0)])
+            for output, chosen in zip(outputs, tokens[place + 1 :], strict=False):
+                logits = context.logits(output)
+                largest = max(largest, float(logits.max() - logits[chosen]))
+            place = end
+        known = tokens[:place]
+    return largest
+
+
+@pytest.mark.timeout(3600)
+def test_of_64_requests_each_chooses_what_it_would_choose_alone(small_model: Path, rounds: range) -> None:
+    is_soak = len(rounds) > 1
+    functions, most_tokens = (45, 120) if is_soak else (36, 24)
+    for number in rounds[:LARGE_ROUNDS]:
+        chance = random.Random(number)
+        with (
+            capture_logs() as logs,
+            loaded_engine(
+                small_model, context=1200, kv_cells=CELLS, slots=SLOTS, parked_sequences=8, ram_bytes=200_000_000,
+                threads=2,
+            ) as running,
+        ):  # fmt: skip
+            crowd = ask_crowd(running, chance, functions=functions, most_tokens=most_tokens)
+            cancel_some(running, crowd, chance, longest_wait=10 if is_soak else 4)
+            for asked in crowd:
+                if not asked.generation.is_cancelled:
+                    asked.wait(timeout=1800)
+            running.engine.stop()
+            running.loaded.pool.drop_parked()
+            assert running.loaded.pool.used_cells == 0
+            generations = [asked.generation for asked in crowd if asked.generation.generated_count]
+            with fresh_context(running.loaded.model, cells=1200) as context:
+                assert largest_difference(context, generations) <= MOST_DIFFERENCE
+        assert any(entry["event"] == "request_preempted" for entry in logs)
