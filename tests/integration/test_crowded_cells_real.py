@@ -2,23 +2,19 @@
 
 import random
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from services.worker.generation import Generation
-from services.worker.llama import LlamaContext, LlamaModel, Row
-from services.worker.scheduler import shared_length
 from tests.fakes.engine import Asked, LoadedEngine, loaded_engine
+from tests.fakes.teacher import teaching
 
 pytestmark = pytest.mark.integration
 
 REQUESTS, CANCELLED, SLOTS, CELLS = 64, 16, 4, 2000
 MOST_DIFFERENCE = 0.5
-ROWS = 64
 SUBJECTS = ("colour", "weight", "price", "shape", "sound", "speed")
 LARGE_ROUNDS = 8  # several minutes each
 
@@ -47,34 +43,6 @@ def cancel_some(running: LoadedEngine, crowd: Sequence[Asked], chance: random.Ra
         running.engine.cancel(asked.generation)
 
 
-@contextmanager
-def fresh_context(model: LlamaModel, *, cells: int) -> Iterator[LlamaContext]:
-    context = LlamaContext(
-        model, cells=cells, sequences=1, batch_tokens=256, threads=2, type_k="f16", type_v="f16", draft_tokens=ROWS
-    )
-    yield context
-    context.close()
-
-
-def largest_difference(context: LlamaContext, generations: Sequence[Generation]) -> float:
-    """How far below the highest logit the chosen tokens lie at most, where the model reads them in their order."""
-    known: list[int] = []
-    largest = 0.0
-    for generation in sorted(generations, key=lambda one: one.tokens):  # so that each shares much with the one before
-        tokens, last = generation.tokens, generation.prompt_token_count - 1
-        place = min(shared_length(known, tokens), last)
-        context.kv.remove(0, place)
-        while place < len(tokens) - 1:
-            end = min(place + 256, last) if place < last else min(place + ROWS, len(tokens) - 1)
-            (outputs,) = context.decode([Row(0, place, tokens[place:end], end - place if place >= last else 0)])
-            for output, chosen in zip(outputs, tokens[place + 1 :], strict=False):
-                logits = context.logits(output)
-                largest = max(largest, float(logits.max() - logits[chosen]))
-            place = end
-        known = tokens[:place]
-    return largest
-
-
 @pytest.mark.timeout(3600)
 def test_of_64_requests_each_chooses_what_it_would_choose_alone(small_model: Path, rounds: range) -> None:
     is_soak = len(rounds) > 1
@@ -97,6 +65,7 @@ def test_of_64_requests_each_chooses_what_it_would_choose_alone(small_model: Pat
             running.loaded.pool.drop_parked()
             assert running.loaded.pool.used_cells == 0
             generations = [asked.generation for asked in crowd if asked.generation.generated_count]
-            with fresh_context(running.loaded.model, cells=1200) as context:
-                assert largest_difference(context, generations) <= MOST_DIFFERENCE
+            with teaching(running.loaded.model, cells=1200) as teacher:
+                for one in sorted(generations, key=lambda one: one.tokens):  # so that each shares much with the last
+                    assert teacher.shortfall(one.tokens, one.prompt_token_count) <= MOST_DIFFERENCE
         assert any(entry["event"] == "request_preempted" for entry in logs)
