@@ -39,9 +39,12 @@ class Teacher:
 
     def shortfall(self, tokens: Sequence[int], prompt_count: int, *, rows: int = _MOST_ROWS) -> float:
         """How far below the highest logit a chosen token lies at most."""
-        logits = self.logits(tokens, prompt_count, rows=rows)
-        chosen = logits[np.arange(len(logits)), tokens[prompt_count:]]
-        return float((logits.max(axis=1) - chosen).max())
+        return shortfall(self.logits(tokens, prompt_count, rows=rows), tokens[prompt_count:])
+
+
+def shortfall(logits: NDArray[np.float32], chosen: Sequence[int]) -> float:
+    """How far below the highest logit of its place a chosen token lies at most."""
+    return float((logits.max(axis=1) - logits[np.arange(len(logits)), chosen]).max())
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.fakes.edge import serving_edge
 from tests.fakes.local_worker import serving_worker
@@ -25,7 +26,7 @@ CAPITAL = "What is the capital of France? Answer with one word."
 STORY = "Begin a story about a ship."
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(small_model: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with (
         serving_worker(small_model, threads=2, context=CONTEXT, kv_cells=4 * CONTEXT) as address,

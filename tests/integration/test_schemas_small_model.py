@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +48,7 @@ SCHEMAS: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(small_model: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with (
         serving_worker(small_model, threads=2, context=2048) as address,

@@ -13,7 +13,7 @@ from tests.fakes.teacher import teaching
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-ROUNDING = 2.0
+ROUNDING = 2.0  # other places in the cache, or steps of other sizes, move logits of this model by more than 1
 LENGTH = 1100  # more than two windows
 
 
@@ -32,6 +32,12 @@ def running() -> Iterator[LoadedEngine]:
         yield running
 
 
+def empty(running: LoadedEngine) -> None:
+    running.loaded.pool.drop_parked()
+    assert running.loaded.pool.used_cells == 0
+    running.loaded.context.clear()
+
+
 @pytest.fixture(scope="module")
 def tokens(running: LoadedEngine) -> list[int]:
     return running.tokens(story("Ada"))[:LENGTH]
@@ -46,7 +52,7 @@ def probe(running: LoadedEngine) -> list[int]:
 def expected(running: LoadedEngine, tokens: list[int], probe: list[int]) -> NDArray[np.float32]:
     """Logits behind all tokens, computed in a cache with nothing else in it."""
     running.engine.stop()
-    running.loaded.pool.drop_parked()
+    empty(running)
     sequence_id = compute(running, tokens)
     logits = logits_after_each(running.loaded.context, sequence_id, probe, len(tokens))
     running.loaded.pool.close(sequence_id)
@@ -73,7 +79,7 @@ def test_a_parked_sequence_outlives_others_that_fill_the_cache(
     running: LoadedEngine, tokens: list[int], probe: list[int], expected: NDArray[np.float32]
 ) -> None:
     pool = running.loaded.pool
-    pool.drop_parked()
+    empty(running)
     other = running.tokens(story("Bob"))
     before = compute(running, other[:600])
     pool.park(compute(running, tokens), tokens, now=0.0)
@@ -83,26 +89,25 @@ def test_a_parked_sequence_outlives_others_that_fill_the_cache(
     assert match is not None
     assert (match.length, pool.sources(match).parked) == (LENGTH, LENGTH)
     forked = pool.open(match, now=0.0)
+    assert running.loaded.context.kv.holds(forked, LENGTH)
     found = logits_after_each(running.loaded.context, forked, probe, LENGTH)
     for sequence_id in (forked, filler):
         pool.close(sequence_id)
-    print("parked", np.abs(found - expected).max())
     assert np.abs(found - expected).max() < ROUNDING
 
 
-def test_state_comes_back_from_memory(
+def test_state_that_was_in_memory_gives_the_logits_of_state_that_was_not(
     running: LoadedEngine, tokens: list[int], probe: list[int], expected: NDArray[np.float32]
 ) -> None:
     pool = running.loaded.pool
-    pool.drop_parked()
+    empty(running)
     pool.park(compute(running, tokens), tokens, now=0.0)
     assert pool.make_room(pool.cell_count)
     match = best_match(running, [*tokens, 0])
     assert match is not None
     assert (match.length, pool.sources(match).ram) == (LENGTH, LENGTH)
     found = logits_after_each(running.loaded.context, pool.open(match, now=0.0), probe, LENGTH)
-    print("ram", np.abs(found - expected).max())
-    assert np.abs(found - expected).max() < ROUNDING
+    assert np.abs(found - expected).max() == 0
 
 
 def test_the_window_is_that_of_the_file(running: LoadedEngine) -> None:
