@@ -43,8 +43,9 @@ unit: $(VENV)/.dev  ## Runs the unit tests
 	@$(VENV)/bin/pytest tests/unit
 
 soak: $(VENV)/.dev $(OPENCODE_READY)  ## Repeats the tests that kill and crowd the system, ROUNDS times each
-	@$(VENV)/bin/pytest tests/e2e tests/integration/test_load.py tests/integration/test_restored_generation.py \
-		tests/integration/test_kv_faults.py --rounds $(ROUNDS) --timeout 3600
+	@$(VENV)/bin/pytest tests/e2e tests/integration/test_load.py tests/integration/test_kv_faults.py \
+		tests/integration/test_restored_generation.py tests/integration/test_crowded_cells_real.py \
+		tests/integration/test_draft_model_real.py --rounds $(ROUNDS) --timeout 3600
 
 bench: $(VENV)/.bench peer  ## Measures side by side with llama-server (hours) and writes bench/RESULTS.md; BENCH="streams mixed --rounds 3"
 	@$(VENV)/bin/localcode models pull small coder

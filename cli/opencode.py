@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from cli import jsonc
 from cli.catalog import CATALOG
-from cli.config import Configuration
+from cli.config import Configuration, ModelEntry
 from cli.errors import CommandError
 from cli.plan import default_model
 from cli.server import ANY_KEY, ServedModel, ServerState, api_key, ask, server_url
@@ -114,14 +114,16 @@ def merge_into(path: Path, wanted: Iterable[Assignment]) -> Path | None:
 def configured_state(configuration: Configuration, url: str) -> ServerState:
     """What the server will say of itself when it runs, as far as the configuration tells."""
     models = tuple(
-        ServedModel(model.name, model.names[1:], model.context or _catalog_context(model.source), "", 0)
+        ServedModel(model.name, model.names[1:], model.context or _unset_context(model), "", 0)
         for model in configuration.models
     )
     return ServerState(url, {"model": default_model(configuration, configuration.models)}, models)
 
 
-def _catalog_context(source: str) -> int:
-    return CATALOG[source].context if source in CATALOG else _UNKNOWN_CONTEXT
+def _unset_context(model: ModelEntry) -> int:
+    trained = CATALOG[model.source].context if model.source in CATALOG else _UNKNOWN_CONTEXT
+    cells = model.values.get("kv_cells")
+    return min(trained, cells) if isinstance(cells, int) else trained
 
 
 def _has(document: Any, path: Sequence[str]) -> bool:

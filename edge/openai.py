@@ -12,8 +12,9 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 # llama-server's form: a token id or a text, and a bias or false, which forbids it.
 BiasPair = Annotated[list[int | str | float | bool], Field(min_length=2, max_length=2)]
 SamplerName = Literal[
-    "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "typical_p", "top_p", "min_p", "xtc", "temperature"
-]
+    "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "typical_p", "top_p", "min_p", "xtc", "temperature",
+    "infill", "adaptive_p",
+]  # fmt: skip
 
 
 class WireModel(BaseModel):

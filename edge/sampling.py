@@ -29,6 +29,8 @@ _SAMPLERS: Final = {
     "min_p": pb.SAMPLER_MIN_P,
     "xtc": pb.SAMPLER_XTC,
     "temperature": pb.SAMPLER_TEMPERATURE,
+    "infill": pb.SAMPLER_INFILL,
+    "adaptive_p": pb.SAMPLER_ADAPTIVE_P,
 }
 
 

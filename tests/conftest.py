@@ -1,13 +1,11 @@
 """Fixtures that many tests share: models, written here or fetched once, and the whole system."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from cli.sources import model_path
+from tests.fakes.real_models import pulled_model
 from tests.fakes.scripted_model import write_scripted_model
 from tests.fakes.scripts import CHAT_SCRIPT
 
@@ -34,7 +32,5 @@ def scripted_chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_model() -> Path:
-    """The real Qwen2.5-Coder-0.5B, fetched as `localcode models pull` fetches it and kept where that keeps it."""
-    source = "qwen2.5-coder-0.5b"
-    subprocess.run([Path(sys.executable).parent / "localcode", "models", "pull", source], check=True)
-    return model_path(source)
+    """The real Qwen2.5-Coder-0.5B."""
+    return pulled_model("qwen2.5-coder-0.5b")

@@ -33,6 +33,8 @@ _SAMPLERS: Final = {
     pb.SAMPLER_MIN_P: "min_p",
     pb.SAMPLER_XTC: "xtc",
     pb.SAMPLER_TEMPERATURE: "temperature",
+    pb.SAMPLER_INFILL: "infill",
+    pb.SAMPLER_ADAPTIVE_P: "adaptive_p",
 }
 
 

@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 
 from services.worker.cost import StepShape
 from services.worker.kv_state import KvState
-from services.worker.settings import CacheType, MetadataValue
+from services.worker.settings import CacheType, MetadataValue, NumaStrategy
 
 _log = logging.getLogger(__name__)
 _GGML_TYPE: Final[dict[CacheType, int]] = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
 }  # fmt: skip
+_NUMA_STRATEGY: Final[dict[NumaStrategy, int]] = {
+    "distribute": llama_cpp.GGML_NUMA_STRATEGY_DISTRIBUTE,
+    "isolate": llama_cpp.GGML_NUMA_STRATEGY_ISOLATE,
+    "numactl": llama_cpp.GGML_NUMA_STRATEGY_NUMACTL,
+}
 _LOG_LEVELS: Final = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _EXPECTED_WARNINGS: Final = (
     "possible training context overflow",  # the pool is larger than one request's context on purpose
@@ -64,11 +69,13 @@ class Row:
         return StepShape.of_row(self.position, len(self.tokens), self.output_count)
 
 
-def initialise() -> None:
+def initialise(numa: NumaStrategy = "none") -> None:
     """Prepares llama.cpp once a process and sends its log to ours."""
     llama_cpp.llama_log_set(_forward_log, ctypes.c_void_p(0))
     _load_backends()
     llama_cpp.llama_backend_init()
+    if numa != "none":
+        llama_cpp.llama_numa_init(_NUMA_STRATEGY[numa])
 
 
 def _load_backends() -> None:

@@ -56,7 +56,7 @@ def load(settings: WorkerSettings) -> Loaded:
     """Loads the model that the settings name, or raises `LoadFailed` with the remedy."""
     if settings.model_path is None or not settings.model_path.is_file():
         raise LoadFailed(f"Model file {settings.model_path} is missing; `localcode models pull` fetches it.")
-    initialise()
+    initialise(settings.numa)
     model = LlamaModel(
         settings.model_path, gpu_layers=settings.gpu_layers, mmap=settings.mmap, mlock=settings.mlock,
         overrides=settings.metadata_overrides,
@@ -67,6 +67,8 @@ def load(settings: WorkerSettings) -> Loaded:
         bytes_per_cell=model.kv_bytes_per_cell(settings.cache_type_k, settings.cache_type_v),
         free_bytes=psutil.virtual_memory().available,
     )
+    if settings.context is None and size.context == settings.kv_cells:
+        _log.info("context_limited_to_pool", context=size.context, trained_context=model.trained_context)
     threads = settings.threads or psutil.cpu_count(logical=False) or 1
     # A recurrent model keeps a full state for every sequence id, so there nothing is parked.
     sequences = settings.slots + (settings.parked_sequences if model.forks_at_any_token else 0)
@@ -131,9 +133,9 @@ def _fingerprint(settings: WorkerSettings) -> bytes:
 
 
 def kv_size(settings: WorkerSettings, *, trained_context: int, bytes_per_cell: int, free_bytes: int) -> KvSize:
-    """Sizes context and pool: as configured, else as trained, as far as memory allows."""
+    """Sizes context and pool: as configured, else as trained, as far as memory and a configured pool allow."""
     fitting = max(1, int(free_bytes * _SHARE_OF_FREE_MEMORY / max(1, bytes_per_cell)))
-    context = settings.context or min(trained_context, fitting)
+    context = settings.context or min(trained_context, fitting, settings.kv_cells or trained_context)
     cells = settings.kv_cells or min(2 * context, max(context, fitting))
     if context > cells:
         raise LoadFailed(f"context = {context} is larger than kv_cells = {cells}; set kv_cells to at least {context}.")

@@ -245,6 +245,8 @@ def _sampler(model: LlamaModel, options: SamplingOptions, step: Step) -> _Handle
             texts = [text.encode() for text in options.dry_sequence_breakers]
             breakers = (ctypes.c_char_p * len(texts))(*texts)
             return llama_cpp.llama_sampler_init_dry(model.vocab, *step.arguments, breakers, len(texts))
+        case "infill":
+            return llama_cpp.llama_sampler_init_infill(model.vocab)
         case "penalties" | "mirostat":
             return getattr(llama_cpp, f"llama_sampler_init_{step.name}")(model.vocab_size, *step.arguments)
     return getattr(llama_cpp, f"llama_sampler_init_{step.name}")(*step.arguments)

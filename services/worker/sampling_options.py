@@ -10,9 +10,10 @@ from services.shared.errors import InvalidRequest
 
 DEFAULT_SAMPLERS: Final = (
     pb.SAMPLER_PENALTIES, pb.SAMPLER_DRY, pb.SAMPLER_TOP_N_SIGMA, pb.SAMPLER_TOP_K, pb.SAMPLER_TYPICAL_P,
-    pb.SAMPLER_TOP_P, pb.SAMPLER_MIN_P, pb.SAMPLER_XTC, pb.SAMPLER_TEMPERATURE,
+    pb.SAMPLER_TOP_P, pb.SAMPLER_MIN_P, pb.SAMPLER_XTC, pb.SAMPLER_TEMPERATURE, pb.SAMPLER_ADAPTIVE_P,
 )  # fmt: skip
 """llama.cpp's order."""
+_KNOWN_SAMPLERS: Final = frozenset({*DEFAULT_SAMPLERS, pb.SAMPLER_INFILL})
 DEFAULT_BREAKERS: Final = ("\n", ":", '"', "*")
 MIROSTAT_CANDIDATES: Final = 100
 RANDOM_SEED: Final = 0xFFFFFFFF
@@ -90,8 +91,10 @@ class SamplingOptions:
     @property
     def is_greedy(self) -> bool:
         """Whether the likeliest token is taken, once penalties and biases are counted."""
-        removes_the_likeliest = (self.xtc_probability > 0 and pb.SAMPLER_XTC in self.samplers) or (
-            self.typical_p < 1 and pb.SAMPLER_TYPICAL_P in self.samplers
+        removes_the_likeliest = (
+            (self.xtc_probability > 0 and pb.SAMPLER_XTC in self.samplers)
+            or (self.typical_p < 1 and pb.SAMPLER_TYPICAL_P in self.samplers)
+            or pb.SAMPLER_INFILL in self.samplers
         )
         return self.temperature == 0 and not (self.dynatemp_range or removes_the_likeliest or self.mirostat)
 
@@ -138,10 +141,12 @@ def chain_steps(options: SamplingOptions) -> list[Step]:
         pb.SAMPLER_MIN_P: _kept(options, "min_p", options.min_p, off=0),
         pb.SAMPLER_XTC: _xtc(options, seed),
         pb.SAMPLER_TEMPERATURE: [_temperature(options)],
+        pb.SAMPLER_INFILL: [Step("infill")],
+        pb.SAMPLER_ADAPTIVE_P: [],
     }
     for sampler in options.samplers:
         steps += made[sampler]
-    if options.adaptive_target >= 0:
+    if options.adaptive_target >= 0 and pb.SAMPLER_ADAPTIVE_P in options.samplers:
         return [*steps, Step("adaptive_p", (options.adaptive_target, options.adaptive_decay, seed))]
     return [*steps, Step("dist", (seed,))]
 
@@ -175,7 +180,7 @@ def check_bounds(asked: pb.SamplingParams) -> None:
     if len(asked.dry_sequence_breakers) > _MAX_BREAKERS or "" in asked.dry_sequence_breakers:
         message = f"dry_sequence_breakers must be at most {_MAX_BREAKERS} texts, none of them empty."
         raise InvalidRequest(message, param="dry_sequence_breakers")
-    if any(sampler not in DEFAULT_SAMPLERS for sampler in asked.samplers):
+    if any(sampler not in _KNOWN_SAMPLERS for sampler in asked.samplers):
         raise InvalidRequest("samplers names a sampler that does not exist.", param="samplers")
     if len(set(asked.samplers)) < len(asked.samplers):
         raise InvalidRequest("samplers names a sampler twice.", param="samplers")

@@ -181,7 +181,10 @@ class InferenceServicer(InferenceServiceServicer):
         arrived_at: float,
     ) -> Generation:  # fmt: skip
         is_batch = request.context.request_class in BATCH_CLASSES
-        speculation = merge_options(request.speculation, self._speculation, has_draft_model=self._has_draft_model)
+        speculation = merge_options(
+            request.speculation, self._speculation, has_draft_model=self._has_draft_model,
+            must_reproduce=request.sampling.HasField("seed") and not prepared.options.is_greedy,
+        )  # fmt: skip
         generation = Generation(
             request_id=request.request_id,
             tokens=prepared.tokens,

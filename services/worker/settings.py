@@ -12,6 +12,8 @@ from services.worker.prompt_layout import PromptLayout
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
+NumaStrategy = Literal["none", "distribute", "isolate", "numactl"]
+
 MetadataValue = bool | int | float | str
 
 
@@ -42,7 +44,8 @@ class WorkerSettings(ServiceSettings):
     """Port of Prometheus metrics on loopback; 0 serves none."""
 
     context: PositiveInt | None = None
-    """Most tokens of one request, prompt and answer; unset means as trained, or what fits memory."""
+    """Most tokens of one request, prompt and answer; unset means as trained, or what fits memory and
+    `kv_cells`."""
     slots: int = Field(default=4, ge=1, le=64)
     """Requests that are worked on at once."""
     kv_cells: PositiveInt | None = None
@@ -89,6 +92,9 @@ class WorkerSettings(ServiceSettings):
     """Whether to map the model file instead of reading it."""
     mlock: bool = False
     """Whether to keep the model from being swapped out."""
+    numa: NumaStrategy = "none"
+    """How threads are placed on a machine of several memory nodes: spread over all of them (`distribute`), kept on the
+    one where the worker started (`isolate`), or as `numactl` was told."""
     compute_lock: Path | None = None
     """A file that CPU workers of one host share so that only one computes at a time; unset means no lock."""
 

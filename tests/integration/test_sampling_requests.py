@@ -74,6 +74,7 @@ async def refusal(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
         {"dynatemp_range": 0.2, "dynatemp_exponent": 1.0},
         {"repeat_penalty": 1.01, "repeat_last_n": 10, "frequency_penalty": 0.1, "presence_penalty": 0.1},
         {"samplers": ["top_k", "temperature"], "top_k": 3},
+        {"samplers": ["top_k", "infill", "temperature", "adaptive_p"], "adaptive_target": 0.9},
     ],
 )
 async def test_each_sampler_is_taken_and_leaves_a_certain_answer_alone(

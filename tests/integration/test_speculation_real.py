@@ -1,15 +1,14 @@
 """With the real 0.5B: what is said with guesses is what the model itself finds likeliest, and streams never stall."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from services.worker.llama import Row
 from services.worker.speculation import SpeculationOptions
+from tests.fakes.teacher import shortfall, teaching
 from tests.fakes.worker_engine import Running, chat, running_worker
 
 pytestmark = pytest.mark.integration
@@ -26,33 +25,15 @@ def worker(small_model: Path) -> Iterator[Running]:
         yield running
 
 
-def logits_behind(worker: Running, tokens: Sequence[int], prompt_count: int, *, rows: int) -> NDArray[np.float32]:
-    """The logits at each generated place, with so many places computed in one step. Shape: (places, vocabulary)."""
-    context, pool = worker.loaded.context, worker.loaded.pool
-    sequence_id = pool.open(None, now=0.0)
-    outputs = [output_of(worker, sequence_id, 0, tokens[:prompt_count])]
-    for start in range(prompt_count, len(tokens) - 1, rows):
-        some = tokens[start : min(start + rows, len(tokens) - 1)]
-        (places,) = context.decode([Row(sequence_id, start, some, len(some))])
-        outputs += [context.logits(place).copy() for place in places]
-    pool.close(sequence_id)
-    return np.stack(outputs)
-
-
-def output_of(worker: Running, sequence_id: int, start: int, tokens: Sequence[int]) -> NDArray[np.float32]:
-    (places,) = worker.loaded.context.decode([Row(sequence_id, start, tokens, 1)])
-    return worker.loaded.context.logits(places[0]).copy()
-
-
 def test_every_token_is_the_likeliest_within_what_rounding_does(worker: Running) -> None:
     said = worker.say(chat(COPY, max_tokens=120), SpeculationOptions("lookup", GUESSED))
     tokens, prompt_count = said.generation.tokens, said.generation.prompt_token_count
-    one_by_one = logits_behind(worker, tokens, prompt_count, rows=1)
-    together = logits_behind(worker, tokens, prompt_count, rows=GUESSED + 1)
+    with teaching(worker.loaded.model, cells=512) as teacher:
+        one_by_one = teacher.logits(tokens, prompt_count, rows=1)
+        together = teacher.logits(tokens, prompt_count, rows=GUESSED + 1)
     rounding = float(np.abs(one_by_one - together).max())
-    chosen = one_by_one[np.arange(len(said.tokens)), said.tokens]
     assert said.finish.usage.accepted_draft_token_count > 0
-    assert float((one_by_one.max(axis=1) - chosen).max()) <= 2 * rounding
+    assert shortfall(one_by_one, said.tokens) <= 2 * rounding
     assert rounding < 3.0
 
 

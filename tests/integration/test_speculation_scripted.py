@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from localcode.inference.v1 import inference_pb2 as pb
-from services.worker.cost import StepCost
 from services.worker.llama import LoadFailed
 from services.worker.speculation import SpeculationOptions
 from tests.fakes.scripted_model import Branch, Script, write_scripted_model
 from tests.fakes.scripts import CHAT_SCRIPT, STORY, WEATHER_CALL
+from tests.fakes.speculation import every_guess_looks_worth_making
 from tests.fakes.worker_engine import Running, chat, running_worker
 
 pytestmark = pytest.mark.integration
@@ -22,20 +22,9 @@ WEATHER = pb.Tool(
 KINDS = [SpeculationOptions("lookup", 8), SpeculationOptions("draft", 4), SpeculationOptions("auto", 8)]
 
 
-class FreeOfCharge(StepCost):
-    """Says that the draft model costs nothing."""
-
-    def seconds_of(self, token_count: int, output_count: int, pair_count: int) -> float:
-        return 0.0
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _every_guess_looks_worth_making() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("services.worker.cost.StepCost.seconds_of", lambda _self, count, *_: 1e-3 + 1e-9 * count)
-        patch.setattr("services.worker.speculation.acceptance._MATCH_PRIORS", (0.9,) * 5)
-        patch.setattr("services.worker.speculation.controller._WORTH_IT", 0.0)
-        patch.setattr("services.worker.speculation.draft_model.StepCost", FreeOfCharge)
+    with every_guess_looks_worth_making():
         yield
 
 

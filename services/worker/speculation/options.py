@@ -40,9 +40,15 @@ class SpeculationOptions:
 NO_SPECULATION: Final = SpeculationOptions()
 
 
-def merge_options(asked: pb.Speculation, defaults: SpeculationOptions, *, has_draft_model: bool) -> SpeculationOptions:
-    """What a request asks for over the model's defaults; `max_tokens` can only lower the default."""
-    kind = _KINDS.get(asked.kind, defaults.kind)
+def merge_options(
+    asked: pb.Speculation, defaults: SpeculationOptions, *, has_draft_model: bool, must_reproduce: bool = False
+) -> SpeculationOptions:
+    """What a request asks for over the model's defaults; `max_tokens` can only lower the default.
+
+    How much is guessed hangs on the time that steps take, and the size of a step rounds its logits: where a seed must
+    give the same text again, nothing is guessed by default.
+    """
+    kind = _KINDS.get(asked.kind, "none" if must_reproduce else defaults.kind)
     if kind == "draft" and not has_draft_model:
         raise InvalidRequest("This model runs without a draft model.", param="speculative.kind")
     if not asked.HasField("max_tokens"):

@@ -3,9 +3,19 @@ from pathlib import Path
 
 import pytest
 
+from cli.config import Configuration, ModelEntry
 from cli.errors import CommandError
-from cli.opencode import Assignment, assignments, configuration_file, limit, merge_into, merged
+from cli.opencode import (
+    Assignment,
+    assignments,
+    configuration_file,
+    configured_state,
+    limit,
+    merge_into,
+    merged,
+)
 from cli.server import ServedModel
+from edge.settings import EdgeSettings
 
 URL = "http://127.0.0.1:4242"
 MODELS = [
@@ -135,3 +145,10 @@ def test_the_file_of_the_project_comes_first(tmp_path: Path, monkeypatch: pytest
     assert configuration_file() == tmp_path / "config" / "opencode" / "opencode.jsonc"
     (project / "opencode.jsonc").touch()
     assert configuration_file() == project / "opencode.jsonc"
+
+
+def test_a_context_that_nobody_set_is_no_larger_than_the_pool_of_cells() -> None:
+    values = {"source": "qwen2.5-coder-0.5b", "kv_cells": 16384}
+    models = (ModelEntry("small", "llama", values), ModelEntry("own", "llama", {**values, "context": 4096}))
+    state = configured_state(Configuration(None, {}, EdgeSettings(), models), URL)
+    assert [model.context for model in state.models] == [16384, 4096]

@@ -55,8 +55,8 @@ def test_every_sampler_of_llama_cpp_arrives_by_its_usual_name() -> None:
         "mirostat": 2, "mirostat_tau": 4.0, "mirostat_eta": 0.25, "dynatemp_range": 0.5, "dynatemp_exponent": 2.0,
         "repeat_last_n": 32, "adaptive_target": 0.5, "adaptive_decay": 0.75, "min_keep": 2, "ignore_eos": True,
     }  # fmt: skip
-    sampling = translate(**values, repetition_penalty=1.25, samplers=["dry", "typ_p", "temperature"]).sampling
-    order = [pb.SAMPLER_DRY, pb.SAMPLER_TYPICAL_P, pb.SAMPLER_TEMPERATURE]
+    sampling = translate(**values, repetition_penalty=1.25, samplers=["dry", "typ_p", "temperature", "infill"]).sampling
+    order = [pb.SAMPLER_DRY, pb.SAMPLER_TYPICAL_P, pb.SAMPLER_TEMPERATURE, pb.SAMPLER_INFILL]
     assert sampling == pb.SamplingParams(**values, repeat_penalty=1.25, samplers=order)
 
 

@@ -193,6 +193,10 @@ class _SamplerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sampler.Value
     """`xtc_probability`."""
     SAMPLER_TEMPERATURE: _Sampler.ValueType  # 9
     """`temperature` and `dynatemp_range`."""
+    SAMPLER_INFILL: _Sampler.ValueType  # 10
+    """Joins tokens that begin alike, and ends where no text is likely: for code that is filled in. Off unless named."""
+    SAMPLER_ADAPTIVE_P: _Sampler.ValueType  # 11
+    """`adaptive_target`; wherever it is named, it draws the token at the end."""
 
 class Sampler(_Sampler, metaclass=_SamplerEnumTypeWrapper):
     """Samplers whose order can be chosen."""
@@ -217,6 +221,10 @@ SAMPLER_XTC: Sampler.ValueType  # 8
 """`xtc_probability`."""
 SAMPLER_TEMPERATURE: Sampler.ValueType  # 9
 """`temperature` and `dynatemp_range`."""
+SAMPLER_INFILL: Sampler.ValueType  # 10
+"""Joins tokens that begin alike, and ends where no text is likely: for code that is filled in. Off unless named."""
+SAMPLER_ADAPTIVE_P: Sampler.ValueType  # 11
+"""`adaptive_target`; wherever it is named, it draws the token at the end."""
 Global___Sampler: _TypeAlias = Sampler  # noqa: Y015
 
 class _Phase:

@@ -32,6 +32,11 @@ def test_a_context_that_cannot_fit_is_refused_with_the_remedy() -> None:
         kv_size(settings, trained_context=131072, bytes_per_cell=28_700, free_bytes=GIB)
 
 
+def test_an_unset_context_is_no_larger_than_the_pool_that_was_set() -> None:
+    size = kv_size(WorkerSettings(kv_cells=16384), trained_context=32768, bytes_per_cell=1000, free_bytes=GIB)
+    assert size == KvSize(context=16384, cells=16384, parked_cells=16384)
+
+
 def test_a_pool_smaller_than_one_context_is_refused() -> None:
     with pytest.raises(LoadFailed, match="set kv_cells to at least 4096"):
         kv_size(WorkerSettings(context=4096, kv_cells=2048), trained_context=8192, bytes_per_cell=1, free_bytes=GIB)

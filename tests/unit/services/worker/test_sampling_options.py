@@ -33,6 +33,18 @@ def test_the_order_asked_for_is_kept_and_what_it_leaves_out_is_off() -> None:
     assert steps_of(**EVERYTHING, samplers=samplers) == ["logit_bias", "temp", "min_p", "top_k", "dist"]
 
 
+def test_infill_runs_where_it_is_named_and_nowhere_else() -> None:
+    assert "infill" not in steps_of(**EVERYTHING)
+    assert steps_of(samplers=(pb.SAMPLER_TOP_K, pb.SAMPLER_INFILL), top_k=4) == ["top_k", "infill", "dist"]
+    assert steps_of(samplers=(pb.SAMPLER_INFILL,), temperature=0) == ["infill", "dist"]
+
+
+def test_what_adapts_comes_last_and_only_if_it_is_not_left_out() -> None:
+    named = (pb.SAMPLER_ADAPTIVE_P, pb.SAMPLER_TEMPERATURE)
+    assert steps_of(samplers=named, adaptive_target=0.5) == ["temp", "adaptive_p"]
+    assert steps_of(samplers=(pb.SAMPLER_TEMPERATURE,), adaptive_target=0.5) == ["temp", "dist"]
+
+
 def test_temperature_zero_takes_the_likeliest_behind_penalties() -> None:
     assert steps_of(temperature=0, **{**EVERYTHING, "typical_p": 1, "xtc_probability": 0}) == [
         "logit_bias", "penalties", "dry", "greedy",

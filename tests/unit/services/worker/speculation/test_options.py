@@ -17,6 +17,13 @@ def test_a_request_chooses_the_kind_and_lowers_the_length() -> None:
     assert merge_options(asked, DEFAULTS, has_draft_model=False) == SpeculationOptions("lookup", 4)
 
 
+def test_a_request_that_must_reproduce_is_guessed_for_only_if_it_says_how() -> None:
+    none = merge_options(pb.Speculation(max_tokens=4), DEFAULTS, has_draft_model=False, must_reproduce=True)
+    assert none == SpeculationOptions("none", 4)
+    asked = pb.Speculation(kind=pb.SPECULATION_KIND_LOOKUP)
+    assert merge_options(asked, DEFAULTS, has_draft_model=False, must_reproduce=True).allows_lookup
+
+
 def test_a_request_cannot_raise_the_length() -> None:
     assert merge_options(pb.Speculation(max_tokens=60), DEFAULTS, has_draft_model=False).max_tokens == 16
 
