@@ -18,6 +18,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", type=int, default=1, help="How often tests that can be repeated repeat their work.")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of `real_model` have the 0.5B; where many rounds are wanted, the 1.5B too."""
+    if "real_model" in metafunc.fixturenames:
+        larger = ["qwen2.5-coder-1.5b"] if metafunc.config.getoption("--rounds") > 1 else []
+        metafunc.parametrize("real_model", ["qwen2.5-coder-0.5b", *larger], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def real_model(request: pytest.FixtureRequest) -> Path:
+    """A real Qwen2.5-Coder."""
+    return pulled_model(request.param)
+
+
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> range:
     """The rounds of a test that can be repeated."""

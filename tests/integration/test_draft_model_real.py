@@ -8,7 +8,6 @@ import pytest
 from services.worker.llama import LoadFailed
 from services.worker.speculation import SpeculationOptions
 from tests.fakes.gemma import gemma_model
-from tests.fakes.real_models import pulled_model
 from tests.fakes.speculation import every_guess_looks_worth_making
 from tests.fakes.teacher import shortfall, teaching
 from tests.fakes.worker_engine import Said, chat, running_worker
@@ -19,22 +18,14 @@ DRAFT = SpeculationOptions("draft", 4)
 QUESTIONS = ("Write a Python function that reverses a list.", "What is a hash table? Answer in two sentences.")
 
 
-@pytest.fixture(scope="module", params=["qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"])
-def target(request: pytest.FixtureRequest) -> Path:
-    """The 0.5B, which drafts for itself; and, many rounds being wanted, the 1.5B."""
-    if request.param != "qwen2.5-coder-0.5b" and request.config.getoption("--rounds") == 1:
-        pytest.skip("`make soak` runs the larger one")
-    return pulled_model(request.param)
-
-
 def guessed(said: Said) -> int:
     return said.finish.usage.accepted_draft_token_count + said.finish.usage.rejected_draft_token_count
 
 
-def test_a_draft_model_is_often_right_and_every_token_is_the_targets_own(target: Path, small_model: Path) -> None:
+def test_a_draft_model_is_often_right_and_every_token_is_the_targets_own(real_model: Path, small_model: Path) -> None:
     with (
         every_guess_looks_worth_making(),
-        running_worker(target, context=1024, kv_cells=1024, slots=1, draft_path=small_model) as running,
+        running_worker(real_model, context=1024, kv_cells=1024, slots=1, draft_path=small_model) as running,
     ):
         answers = [running.say(chat(question, max_tokens=48), DRAFT) for question in QUESTIONS]
         usages = [said.finish.usage for said in answers]
@@ -52,8 +43,8 @@ def test_a_draft_model_is_often_right_and_every_token_is_the_targets_own(target:
                 assert shortfall(one_by_one, said.tokens) <= 2 * rounding
 
 
-def test_a_draft_model_that_costs_more_than_it_brings_is_not_asked(target: Path, small_model: Path) -> None:
-    with running_worker(target, context=1024, kv_cells=1024, slots=1, draft_path=small_model) as running:
+def test_a_draft_model_that_costs_more_than_it_brings_is_not_asked(real_model: Path, small_model: Path) -> None:
+    with running_worker(real_model, context=1024, kv_cells=1024, slots=1, draft_path=small_model) as running:
         said = running.say(chat(QUESTIONS[0], max_tokens=48), DRAFT)
     assert guessed(said) <= len(said.tokens) / 4
 

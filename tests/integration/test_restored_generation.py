@@ -38,13 +38,8 @@ def windowed_model() -> Path:
 
 
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
-@pytest.mark.parametrize("source", ["qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"])
-def test_a_restored_conversation_goes_on_as_if_nothing_had_happened(
-    source: str, cache_type: str, request: pytest.FixtureRequest
-) -> None:
-    if source != "qwen2.5-coder-0.5b" and request.config.getoption("--rounds") == 1:
-        pytest.skip("`make soak` runs the larger one")
-    check(pulled_model(source), cache_type, prompt_count=400)
+def test_a_restored_conversation_goes_on_as_if_nothing_had_happened(real_model: Path, cache_type: str) -> None:
+    check(real_model, cache_type, prompt_count=400)
 
 
 @pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
