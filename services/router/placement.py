@@ -10,6 +10,9 @@ _SLOTS_FOR_RESERVE: Final = 3
 _CROWD_FACTOR: Final = 0.25
 """How much each request that runs there slows a prefill down."""
 _EQUAL_SECONDS: Final = 0.05
+_ANEW_FACTOR: Final = 0.4
+"""How much of the time that a worker computes is added for those who come next there: two workers that answer about as
+soon are not equal if one of them has to compute what the other one knows."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,9 @@ def expect(candidate: Candidate, need: Need) -> Expectation:
     if not candidate.has_place():
         over = candidate.load - candidate.slot_count + 1
         queue = over * need.request_seconds / max(candidate.slot_count, 1) + need.waited_seconds
-    uncached = max(need.prompt_token_count - candidate.cached_token_count, 0) + candidate.backlog_token_count
+    uncached = _uncached_count(candidate, need) + candidate.backlog_token_count
     crowd = 1 + _CROWD_FACTOR * min(candidate.load, candidate.slot_count or candidate.load)
-    return Expectation(queue, crowd * uncached / (candidate.prefill_rate or UNKNOWN_PREFILL_RATE))
+    return Expectation(queue, crowd * uncached / _prefill_rate(candidate))
 
 
 def ranked(candidates: Sequence[Candidate], need: Need) -> list[Candidate]:
@@ -92,7 +95,7 @@ def ranked(candidates: Sequence[Candidate], need: Need) -> list[Candidate]:
     """
 
     def rank(candidate: Candidate) -> tuple[int, bool, int, int, str]:
-        steps = round(expect(candidate, need).first_token_seconds / _EQUAL_SECONDS)
+        steps = _steps(expect(candidate, need).first_token_seconds)
         return steps, not candidate.has_sibling, candidate.load, candidate.last_chosen, candidate.worker_id
 
     return sorted((one for one in candidates if not one.is_draining), key=rank)
@@ -105,9 +108,27 @@ def choose(candidates: Sequence[Candidate], need: Need) -> str | None:
     for one that knows no more of it: a free slot would stand idle for an estimate.
     """
     in_order = ranked(candidates, need)
-    free = next((one for one in in_order if one.has_place(reserve=need.reserve)), None)
-    if free is None:
+    free = [one for one in in_order if one.has_place(reserve=need.reserve)]
+    if not free:
         return None
-    before = in_order[: in_order.index(free)]
-    is_awaited = any(not one.has_place() and one.cached_token_count > free.cached_token_count for one in before)
-    return None if is_awaited else free.worker_id
+    chosen = min(free, key=lambda one: _cost_steps(one, need))
+    before = in_order[: in_order.index(free[0])]
+    is_awaited = any(not one.has_place() and one.cached_token_count > chosen.cached_token_count for one in before)
+    return None if is_awaited else chosen.worker_id
+
+
+def _cost_steps(candidate: Candidate, need: Need) -> int:
+    anew_seconds = _ANEW_FACTOR * _uncached_count(candidate, need) / _prefill_rate(candidate)
+    return _steps(expect(candidate, need).first_token_seconds) + _steps(anew_seconds)
+
+
+def _steps(seconds: float) -> int:
+    return round(seconds / _EQUAL_SECONDS)
+
+
+def _uncached_count(candidate: Candidate, need: Need) -> int:
+    return max(need.prompt_token_count - candidate.cached_token_count, 0)
+
+
+def _prefill_rate(candidate: Candidate) -> float:
+    return candidate.prefill_rate or UNKNOWN_PREFILL_RATE

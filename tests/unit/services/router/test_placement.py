@@ -48,6 +48,13 @@ A_FULL = {"load": 4, "slot_count": 4, "prefill_rate": 100.0}
         pytest.param({**A_FREE}, {**A_FREE, "prefill_rate": 900.0}, 10, "b", id="a faster worker"),
         pytest.param({**A_FREE, "backlog_token_count": 5000}, {**A_FREE}, 10, "b", id="prompts before this one"),
         pytest.param({**A_FREE, "load": 1}, {**A_FREE, "load": 1, "has_sibling": True}, 10, "b", id="siblings"),
+        pytest.param(
+            {**A_FREE},
+            {**A_FREE, "load": 1, "has_sibling": True, "cached_token_count": 970, "backlog_token_count": 990},
+            10,
+            "b",
+            id="waiting for a sibling's prompt beats computing the same again",
+        ),
         pytest.param({**A_FREE}, {**A_BUSY, "has_sibling": True}, 10, "a", id="siblings part where that is faster"),
     ],
 )
