@@ -88,11 +88,14 @@ class Advancer:
             self._finish(generation, pb.FINISH_REASON_STOP)
         elif generation.generated_count >= generation.max_tokens:
             self._finish(generation, pb.FINISH_REASON_LENGTH)
+        elif b"\n" in self._model.piece(token) and self._make_announced_call(generation):
+            return False
         return was_right
 
     def _make_announced_call(self, generation: Generation) -> bool:
-        """Lets an answer that ends with no more than the announcement of a call go on with that call."""
-        if generation.open_announced_call is None or generation.answer.has_tool_calls:
+        """Lets an answer whose line, or end, is the announcement of a call go on with that call."""
+        answer = generation.answer
+        if generation.open_announced_call is None or answer.has_tool_calls or answer.is_in_call:
             return False
         generated = generation.tokens[generation.prompt_token_count :]
         opening = generation.open_announced_call(b"".join(map(self._model.piece, generated)).decode(errors="replace"))

@@ -1,7 +1,8 @@
-"""Answers that only announce a call: "I will use the `glob` tool to find them." Small models say so and stop.
+"""Answers that only announce a call: "I will use the `glob` tool to find them." Small models say so, then tell at
+length what one could do, and stop.
 
-An agent does nothing with such an answer. It goes on with the call that it announced: the opening is put behind it, and
-the model fills in the arguments, held to the tool's schema. Pure.
+An agent does nothing with such an answer. It goes on with the call that it announced: behind the line that says so the
+call is opened, and the model fills in the arguments, held to the tool's schema. Pure.
 """
 
 import re

@@ -114,7 +114,7 @@ class WorkerSettings(ServiceSettings):
     tool_grammar: bool = True
     """Whether a call that the model begins is held to the tools offered and their schemas."""
     announced_calls: bool = True
-    """Whether an answer that only says which tool it will use goes on with that call (`announced_call.py`)."""
+    """Whether an answer that says which tool it will use goes on with that call (`announced_call.py`)."""
 
     temperature: float = Field(default=0.7, ge=0, le=5)
     """Default of requests that name none."""

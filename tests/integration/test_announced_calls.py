@@ -1,5 +1,6 @@
 """An answer that only says which tool it will use goes on with that call."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,13 @@ from tests.fakes.worker_engine import Running, chat, running_worker
 pytestmark = pytest.mark.integration
 
 ANNOUNCEMENT = "To find out, I will use the `get_weather` tool."
+LONG_ANNOUNCEMENT = (
+    "I will use the `get_weather` tool.\nIt tells what it finds in a few lines, which you can read then."
+)
 SCRIPT = Script(
     default="Hello!",
     branches=(
+        Branch("Is it raining", LONG_ANNOUNCEMENT),
         Branch("How is the weather", ANNOUNCEMENT),
         Branch("24 degrees", "Lisbon is warm; I use the get_news tool."),
     ),
@@ -56,6 +61,16 @@ def test_the_announced_tool_is_called_with_arguments_of_its_schema(worker: Runni
     streamed = [token for delta in said.deltas for token in delta.token_ids]
     assert streamed == said.tokens
     assert said.finish.usage.completion_token_count == len(said.tokens)
+
+
+def test_it_is_called_behind_the_line_that_announces_it(worker: Running) -> None:
+    said = worker.say(chat("Is it raining?", tools=TOOLS), SpeculationOptions("lookup", 8))
+    assert [name for name, _ in said.calls] == ["get_weather"]
+    before = "".join(
+        delta.content for delta in itertools.takewhile(lambda delta: not delta.HasField("tool_call"), said.deltas)
+    )
+    assert before.startswith(LONG_ANNOUNCEMENT.partition("\n")[0])
+    assert "which you can read then" not in before
 
 
 def test_an_answer_to_results_of_tools_is_left_as_it_is(worker: Running) -> None:
