@@ -189,7 +189,10 @@ def _report(out: Path) -> None:
     try:
         from bench.plots import draw
 
-        plots = [str(path.relative_to(out)) for path in draw(ordered, out / "plots")]
+        plots = [
+            str(path.relative_to(out))
+            for path in draw({name: ordered[name] for name in ordered if name in WORKLOADS}, out / "plots")
+        ]
     except ImportError:
         console.print("No plots: matplotlib is missing (`make bench` installs it)")
         plots = []

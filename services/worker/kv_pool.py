@@ -14,7 +14,7 @@ import structlog
 from services.worker.blocks import BLOCK_TOKENS, BlockStore, HashedTokens, StoredPiece, Tokens, as_tokens, stored_pieces
 from services.worker.checkpoints import Checkpoints
 from services.worker.kv_state import StateLost
-from services.worker.parked_sequences import KvMemory, ParkedSequences
+from services.worker.parked_sequences import PAUSE_SECONDS, KvMemory, ParkedSequences
 from services.worker.parking import CacheSources, Match, Parked, blocks_within, sources
 
 _log = structlog.get_logger(__name__)
@@ -118,6 +118,8 @@ class KvPool(ParkedSequences):
         for number, piece in enumerate(pieces):
             if number and (is_streaming or self._clock() > deadline):
                 return True
+            if is_streaming and self._must_make_room_first(sequence_id):
+                return True
             if not self._fetch_piece(sequence_id, wanted, piece):
                 break
         self._end_fetch()
@@ -185,7 +187,7 @@ class KvPool(ParkedSequences):
         Busy, it keeps parked cells within their budget; idle, it gives the store what it lacks. While answers are being
         decoded one block is moved at most. A block that takes too long to copy is moved in several steps.
         """
-        self._prefill_rate = prefill_rate
+        self._prefill_rate, self._is_streaming = prefill_rate, is_streaming
         has_fetched = self._age_fetch()
         seconds = _STREAMING_MOVE_SECONDS if is_streaming else _MOVE_SECONDS
         deadline = self._clock() + seconds
@@ -249,6 +251,11 @@ class KvPool(ParkedSequences):
         )
         self._tree.append(sequence_id, wanted.tokens[:length])
         return sequence_id
+
+    def _must_make_room_first(self, sequence_id: int) -> bool:
+        """Makes room for a block as far as a step can wait for it; says whether that takes more steps."""
+        has_room = self.make_room(BLOCK_TOKENS, except_id=sequence_id, seconds=PAUSE_SECONDS)
+        return not has_room and self.can_free_cells(except_id=sequence_id)
 
     def _fetch_piece(self, sequence_id: int, wanted: HashedTokens, piece: StoredPiece) -> bool:
         block = self._mover.store.get(piece.hash) if self._mover else None

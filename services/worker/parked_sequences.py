@@ -16,6 +16,10 @@ from services.worker.radix import RadixTree
 
 _log = structlog.get_logger(__name__)
 _HURRY_SECONDS: Final = 0.1  # how long a step may wait for a conversation to be saved that must go at once
+PAUSE_SECONDS: Final = 0.02  # the same while answers are being decoded, and for blocks that make room
+_SHORTEST_SECONDS: Final = 0.002  # in less, no part of a block is worth beginning
+_RESERVE_CELLS: Final = 2 * BLOCK_TOKENS  # kept free while others work, so that room is made before it is needed
+_MOST_RESERVED_SHARE: Final = 1 / 16
 
 
 class KvMemory(StateMemory, WholeStateMemory, Protocol):
@@ -56,6 +60,8 @@ class ParkedSequences:
         self._uses = BlockUses()
         self._max_parked_cells = parked_cells
         self._protected_id: int | None = None
+        self._is_streaming = False
+        """Whether answers were being decoded in the last step."""
         self._prefill_rate = 0.0
         self._parked_cells = 0
         self._parked_changed = False
@@ -102,14 +108,24 @@ class ParkedSequences:
         self._ledger.truncate(sequence_id, length)
         self._tree.truncate(sequence_id, length)
 
-    def make_room(self, count: int, *, except_id: int | None = None) -> bool:
-        """Moves parked blocks to the store, or drops them, until so many cells are free."""
+    @property
+    def free_cells(self) -> int:
+        """Cells that no sequence uses."""
+        return self._ledger.free_count
+
+    def make_room(self, count: int, *, except_id: int | None = None, seconds: float = math.inf) -> bool:
+        """Moves parked blocks to the store, or drops them, until so many cells are free or the time is over."""
+        deadline = self._clock() + seconds
         while self._ledger.free_count < count:
-            victim = self._victim(except_id)
-            if victim is None:
+            victim, left = self._victim(except_id), deadline - self._clock()
+            if victim is None or left < _SHORTEST_SECONDS:
                 return False
-            self._shrink(victim)
+            self._shrink(victim, seconds=left)
         return True
+
+    def can_free_cells(self, *, except_id: int | None = None) -> bool:
+        """Whether anything is parked that could make room."""
+        return self._victim(except_id) is not None
 
     def close(self, sequence_id: int) -> None:
         """Forgets a running sequence."""
@@ -127,7 +143,7 @@ class ParkedSequences:
     def _tidy(self, *, is_busy: bool, seconds: float) -> bool:
         """Saves one block, or as much of one as can be copied in a time; False if nothing is left to do."""
         if is_busy:
-            while self._is_over_budget() and (victim := self._victim(None)):
+            while self._has_too_much() and (victim := self._victim(None)):
                 if self._shrink(victim, seconds=seconds):
                     return True
             return False
@@ -142,9 +158,11 @@ class ParkedSequences:
     def _next_unsaved(self) -> Parked | None:
         return next((one for one in self._parked.values() if one.tried_block_count < one.known.block_count), None)
 
-    def _is_over_budget(self) -> bool:
+    def _has_too_much(self) -> bool:
+        """Whether what is parked slows others too much, or leaves them too few cells."""
         self._count_parked()
-        return self._parked_cells > self._max_parked_cells
+        reserve = min(_RESERVE_CELLS, int(self._ledger.cell_count * _MOST_RESERVED_SHARE))
+        return self._parked_cells > self._max_parked_cells or self._ledger.free_count < reserve
 
     def _count_parked(self) -> None:
         if self._parked_changed:
@@ -202,11 +220,12 @@ class ParkedSequences:
         victim = self._victim(except_id, is_whole=True)
         if victim is None:
             return
-        deadline = self._clock() + _HURRY_SECONDS
+        deadline = self._clock() + (PAUSE_SECONDS if self._is_streaming else _HURRY_SECONDS)
         for index in range(victim.tried_block_count, victim.known.block_count):
-            if self._clock() > deadline or victim.sequence_id not in self._parked:
+            left = deadline - self._clock()
+            if left < _SHORTEST_SECONDS or victim.sequence_id not in self._parked:
                 break
-            self._save(victim, index)
+            self._save(victim, index, seconds=left)
         if victim.sequence_id in self._parked:
             self._drop(victim)
 

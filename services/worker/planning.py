@@ -1,5 +1,6 @@
 """What the next step computes: a plan that fits time, cells and checkpoints, with the guesses that pay."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -10,6 +11,7 @@ from services.worker.compute_lock import ComputeLock
 from services.worker.cost import StepCost
 from services.worker.generation import Generation
 from services.worker.kv_pool import KvPool
+from services.worker.parked_sequences import PAUSE_SECONDS
 from services.worker.requests import Requests
 from services.worker.scheduler import Chunk, StepLimits, plan_step
 from services.worker.speculation.speculator import Speculator
@@ -35,25 +37,38 @@ class Planner:
     def plan(self) -> Plan:
         """Plans a step whose tokens all have cells; who came last gives its cells up if there are too few."""
         running = self._requests.running
+        pause = PAUSE_SECONDS if self._requests.is_streaming else math.inf
         while running:
             plain = self._plan_step({})
             drafts = self._speculator.drafts(plain) if self._pool.forks else {}
-            if drafts and self._has_room(plan := self._plan_step(drafts)):
+            if drafts and self._has_room(plan := self._plan_step(drafts), pause):
                 return plan
-            if self._has_room(plain):
+            if self._has_room(plain, pause):
+                return plain
+            if plain := self._smaller(plain):
                 return plain
             latest = max(running, key=lambda one: one.arrived_at)
             _log.info("request_preempted", request_id=latest.request_id)
             self._requests.preempt(latest)
         return []
 
-    def _plan_step(self, drafts: Mapping[Generation, Sequence[int]]) -> Plan:
-        limits = StepLimits(self._batch_tokens, self._step_seconds())
+    def _smaller(self, plan: Plan) -> Plan:
+        """What of a plan has cells while room is still being made for the rest, in the time that streams can wait."""
+        if not self._pool.can_free_cells():
+            return []
+        decoding_count = sum(chunk.generation.is_decoding for chunk in plan)
+        if not self._pool.make_room(decoding_count):  # these can't be put off
+            return []
+        return self._plan_step({}, most_tokens=self._pool.free_cells)
+
+    def _plan_step(self, drafts: Mapping[Generation, Sequence[int]], *, most_tokens: int | None = None) -> Plan:
+        tokens = self._batch_tokens if most_tokens is None else min(self._batch_tokens, most_tokens)
+        limits = StepLimits(tokens, self._step_seconds())
         plan = plan_step(self._requests.running, now=time.monotonic(), limits=limits, cost=self._cost, drafts=drafts)
         return [_up_to_checkpoint(chunk) for chunk in plan]
 
-    def _has_room(self, plan: Plan) -> bool:
-        return self._pool.make_room(sum(chunk.token_count for chunk in plan))
+    def _has_room(self, plan: Plan, pause_seconds: float) -> bool:
+        return self._pool.make_room(sum(chunk.token_count for chunk in plan), seconds=pause_seconds)
 
     def _step_seconds(self) -> float:
         if self._requests.is_streaming:

@@ -1,12 +1,21 @@
 """Saving never holds a step up for long, however many bytes a token's state has."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, cast
+
 import pytest
 
+from services.worker.compute_lock import NoComputeLock
+from services.worker.engine import Engine, EngineLimits
 from services.worker.kv_pool import KvPool
+from services.worker.llama import Row
+from services.worker.parked_sequences import PAUSE_SECONDS
 from services.worker.parking import CacheSources
 from services.worker.ram_tier import RamTier
 from tests.fakes.index_contract import Clock
-from tests.unit.services.worker.fake_llama import FakeContext
+from tests.unit.services.worker.fake_llama import FakeContext, FakeModel, expected
+from tests.unit.services.worker.test_engine import Request, deliver
 
 BYTES_PER_SECOND = 1e9
 LARGE, SMALL = 320_000, 12_300  # bytes a token: a model of 70 billion parameters, one of half a billion
@@ -94,3 +103,68 @@ def test_what_must_go_at_once_is_saved_whole_and_goes_on_where_saving_began() ->
     assert paced.pool.make_room(2000)
     assert paced.copied == [16, 172, 256, 256]
     assert len(paced.store) == 3
+
+
+def test_room_is_made_in_pauses_that_streams_can_bear() -> None:
+    paced = Paced(LARGE)
+    started, taken = paced.clock.now, []
+    while not paced.pool.make_room(2000, seconds=PAUSE_SECONDS):
+        taken.append(paced.clock.now)
+        assert paced.pool.can_free_cells()
+    pauses = [after - before for before, after in pairwise([started, *taken, paced.clock.now])]
+    assert max(pauses) <= PAUSE_SECONDS + 0.0002
+    assert len(pauses) >= len(TOKENS) * LARGE / BYTES_PER_SECOND / PAUSE_SECONDS
+    assert (len(paced.store), sum(paced.copied)) == (3, len(TOKENS))
+
+
+def test_an_id_is_taken_from_a_conversation_in_a_pause_that_streams_can_bear() -> None:
+    paced = Paced(LARGE)
+    paced.step(is_busy=True, is_streaming=True)
+    started = paced.clock.now
+    for _ in range(6):
+        paced.pool.open(None, now=0.0)
+    assert 0 < paced.clock.now - started <= PAUSE_SECONDS + 0.0002
+
+
+def test_no_stream_waits_long_while_another_prompt_takes_the_cells_of_parked_conversations() -> None:
+    clock, context, store = Clock(), PausingContext(cells=2000), RamTier(1_000_000)
+    context.on_save = lambda token_count: context.pause(clock, token_count * LARGE / BYTES_PER_SECOND)
+    pool = KvPool(
+        context, cells=2000, sequences=8, parked_sequences=4, parked_cells=2000, forks=True, store=store, clock=clock
+    )
+    limits = EngineLimits(slots=4, queue_size=10, batch_tokens=64, step_budget_seconds=0.25)
+    engine = Engine(cast("Any", FakeModel()), cast("Any", context), pool, NoComputeLock(), limits, deliver)
+    engine.start()
+    try:
+        stream = Request([1] * 10, max_tokens=400)
+        engine.submit(stream.generation)
+        stream.next()
+        context.longest_pause = 0.0
+        asked = [Request([number] * length, max_tokens=1) for number, length in ((2, 1200), (3, 900))]
+        for request in asked:
+            engine.submit(request.generation)
+            request.wait()
+        is_open = stream.generation.is_running
+        stream.wait()
+    finally:
+        engine.stop()
+    assert is_open  # all the while
+    assert context.longest_pause <= PAUSE_SECONDS + 0.01
+    assert len(store) > 0
+    assert stream.generated == expected(stream.prompt, 400)
+    assert [request.generated for request in asked] == [expected(request.prompt, 1) for request in asked]
+
+
+class PausingContext(FakeContext):
+    """Knows how long state was copied between two steps."""
+
+    longest_pause = _pause = 0.0
+
+    def pause(self, clock: Clock, seconds: float) -> None:
+        clock.now += seconds
+        self._pause += seconds
+        self.longest_pause = max(self.longest_pause, self._pause)
+
+    def decode(self, rows: Sequence[Row]) -> list[range]:
+        self._pause = 0.0
+        return super().decode(rows)
