@@ -18,6 +18,7 @@ from services.worker.speculation.speculator import Speculator
 
 _UNSHARED_STEP_SECONDS: Final = 2.0  # bounds how long a new or cancelled request waits for the step in progress
 _SHARED_STEP_SECONDS: Final = 1.0  # the same where others wait: another worker, or anyone behind a title
+_SPARE_STEPS: Final = 32  # as long as a block of a large model takes to save in pauses that streams can bear
 _log = structlog.get_logger(__name__)
 
 Plan = list[Chunk[Generation]]
@@ -59,7 +60,8 @@ class Planner:
         decoding_count = sum(chunk.generation.is_decoding for chunk in plan)
         if not self._pool.make_room(decoding_count):  # these can't be put off
             return []
-        return self._plan_step({}, most_tokens=self._pool.free_cells)
+        spare = _SPARE_STEPS * decoding_count
+        return self._plan_step({}, most_tokens=max(decoding_count, self._pool.free_cells - spare))
 
     def _plan_step(self, drafts: Mapping[Generation, Sequence[int]], *, most_tokens: int | None = None) -> Plan:
         tokens = self._batch_tokens if most_tokens is None else min(self._batch_tokens, most_tokens)
@@ -68,7 +70,12 @@ class Planner:
         return [_up_to_checkpoint(chunk) for chunk in plan]
 
     def _has_room(self, plan: Plan, pause_seconds: float) -> bool:
-        return self._pool.make_room(sum(chunk.token_count for chunk in plan), seconds=pause_seconds)
+        """Makes room for a plan, and for the next tokens of streams, which must not wait while a block is saved."""
+        count = sum(chunk.token_count for chunk in plan)
+        spare = _SPARE_STEPS * sum(chunk.generation.is_decoding for chunk in plan)
+        if self._pool.make_room(count + spare, seconds=pause_seconds):
+            return True
+        return not self._pool.can_free_cells() and self._pool.free_cells >= count
 
     def _step_seconds(self) -> float:
         if self._requests.is_streaming:

@@ -136,7 +136,7 @@ def test_no_stream_waits_long_while_another_prompt_takes_the_cells_of_parked_con
     engine = Engine(cast("Any", FakeModel()), cast("Any", context), pool, NoComputeLock(), limits, deliver)
     engine.start()
     try:
-        stream = Request([1] * 10, max_tokens=400)
+        stream = Request([1] * 10, max_tokens=900)
         engine.submit(stream.generation)
         stream.next()
         context.longest_pause = 0.0
@@ -144,14 +144,15 @@ def test_no_stream_waits_long_while_another_prompt_takes_the_cells_of_parked_con
         for request in asked:
             engine.submit(request.generation)
             request.wait()
+        longest_pause = context.longest_pause  # idle, the engine may take its time
         is_open = stream.generation.is_running
         stream.wait()
     finally:
         engine.stop()
     assert is_open  # all the while
-    assert context.longest_pause <= PAUSE_SECONDS + 0.01
+    assert longest_pause <= PAUSE_SECONDS + 0.01
     assert len(store) > 0
-    assert stream.generated == expected(stream.prompt, 400)
+    assert stream.generated == expected(stream.prompt, 900)
     assert [request.generated for request in asked] == [expected(request.prompt, 1) for request in asked]
 
 
