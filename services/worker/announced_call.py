@@ -18,7 +18,8 @@ _CODE: Final = re.compile(r"```.*?```", re.DOTALL)
 _SENTENCE: Final = re.compile(r"(?:[^.?!:\n]|[.](?=\w))+[.?!:]?")
 _INTENT: Final = r"\b(?:use|using|call|calling|run|running|invoke|invoking)\b"
 _NO_INTENT: Final = re.compile(
-    r"\b(?:not|never|no|without|unable|instead of|rather than|if|unless|would you|do you|also)\b|n['\u2019]t\b|\?$",
+    r"\b(?:not|never|no|without|unable|instead of|rather than|unless|would you|do you|also)\b|n['\u2019]t\b|\?$"
+    r"|^\W*(?:\d+\W+)?if\b|\bif (?:you|needed|necessary|required|so)\b",
     re.IGNORECASE,
 )
 

@@ -17,6 +17,7 @@ NAMES = ("bash", "edit", "glob", "grep", "read", "task", "webfetch", "write")
         ("Follow these steps:\n\n1. Use the `glob` tool to find it.\n2. Use the `read` tool to read it.", "glob"),
         ("Let me call the **read** function on src/config.py first.", "read"),
         ("I'll look at it using the 'read' tool.", "read"),
+        ("To determine if there is any use of `eval()`, you can use the `grep` tool to search for it.", "grep"),
     ],
 )
 def test_an_answer_that_says_which_tool_it_uses_announces_a_call_of_it(answer: str, name: str) -> None:
@@ -32,6 +33,8 @@ def test_an_answer_that_says_which_tool_it_uses_announces_a_call_of_it(answer: s
         "There is no need to use the `bash` tool.",
         "Would you like me to use the `edit` tool to change it?",
         "If you want, I can use the `edit` tool.",
+        "2. If it is there, use the `edit` tool.",
+        "I can use the `edit` tool if you like.",
         "I used the `grep` tool and found three places.",
         "Use the `git` tool to see the history.",
         "A hammer is a tool.\n```\nuse the `bash` tool\n```\n",
