@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import structlog
 
 from localcode.inference.v1 import inference_pb2 as pb
+from services.worker.announced_call import MOST_TOKENS
 from services.worker.call_guard import MAX_REWINDS, hold_to_offered_tools, replay, rewind_point
 from services.worker.finish import finish_message
 from services.worker.generation import Generation
@@ -96,6 +97,9 @@ class Advancer:
         """Lets an answer whose line, or end, is the announcement of a call go on with that call."""
         answer = generation.answer
         if generation.open_announced_call is None or answer.has_tool_calls or answer.is_in_call:
+            return False
+        if generation.generated_count > MOST_TOKENS:
+            generation.open_announced_call = None  # nor need its text be read at every line any more
             return False
         generated = generation.tokens[generation.prompt_token_count :]
         opening = generation.open_announced_call(b"".join(map(self._model.piece, generated)).decode(errors="replace"))

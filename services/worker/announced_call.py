@@ -11,7 +11,7 @@ from typing import Final
 
 from services.worker.tool_calls.shapes import CallShape, JsonBody
 
-_MOST_CHARACTERS: Final = 6000
+MOST_TOKENS: Final = 1500
 """A longer answer has said what it had to say."""
 _FENCE: Final = "```"
 _CODE: Final = re.compile(r"```.*?```", re.DOTALL)
@@ -29,7 +29,7 @@ def announced_tool(answer: str, names: Sequence[str]) -> str | None:
 
     Only "use the `NAME` tool" and its like count, in a plain statement outside of code: names are common words.
     """
-    if len(answer) > _MOST_CHARACTERS or answer.count(_FENCE) % 2:
+    if answer.count(_FENCE) % 2:
         return None
     by_lower = {name.lower(): name for name in names}
     choice = "|".join(re.escape(name) for name in sorted(by_lower, key=len, reverse=True))

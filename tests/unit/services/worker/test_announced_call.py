@@ -39,7 +39,6 @@ def test_an_answer_that_says_which_tool_it_uses_announces_a_call_of_it(answer: s
         "Use the `git` tool to see the history.",
         "A hammer is a tool.\n```\nuse the `bash` tool\n```\n",
         "Here is what I will do:\n```bash\nuse the `bash` tool",
-        "I will use the `glob` tool. " + "It is a very long answer. " * 300,
         "",
     ],
 )
