@@ -107,7 +107,10 @@ async def open_rig(model: Path, cache_type: str, *, cells: int) -> AsyncIterator
                 assert ram is not None
                 async with open_channel(system.cache_address) as channel:
                     archive = NotingClient(channel, fingerprint=fingerprint, keyring=system.keyring())
-                    stored = StoredTier(ram, archive, fingerprint=fingerprint)
+                    stored = StoredTier(
+                        ram, archive, fingerprint=fingerprint,
+                        is_computing=lambda: running.engine.load().running_count > 0,
+                    )  # fmt: skip
                     try:
                         yield Rig(running, stored, archive)
                     finally:

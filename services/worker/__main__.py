@@ -195,6 +195,7 @@ def _limits(settings: WorkerSettings) -> EngineLimits:
         queue_size=settings.queue_size,
         batch_tokens=settings.batch_tokens,
         step_budget_seconds=settings.step_budget_ms / 1000,
+        stream_interval_seconds=settings.stream_interval_ms / 1000,
     )
 
 

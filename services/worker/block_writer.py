@@ -19,6 +19,10 @@ from services.worker.write_queue import WriteQueue
 _LOOK_SECONDS: Final = 1.0  # how often partial blocks are looked through
 _LOOKS_PER_REPORT: Final = 10
 _RETRY_SECONDS: Final = 1.0
+_BUSY_SHARE: Final = 0.05  # of the time is spent on writing while requests are computed, on the same cores
+_MOST_BUSY_SECONDS: Final = 1.0  # between two blocks
+_BUSY_LOOK_SECONDS: Final = 0.05
+_CROWDED_SHARE: Final = 0.5  # of what may wait: from here on, writing is no longer put off
 _CLOSE_SECONDS: Final = 5.0
 _SHORTEST_TAIL: Final = 32  # tokens; fewer are computed sooner than they are written
 _MOST_REMEMBERED: Final = 65_536
@@ -47,10 +51,11 @@ class BlockWriter:
 
     def __init__(
         self, archive: Archive, history: BlockHistory, *, fetch_rate: MeasuredRate, wear: WearBudget,
-        find: Callable[[bytes], Block | None], most_waiting_bytes: int, clock: Callable[[], float] = time.monotonic,
+        find: Callable[[bytes], Block | None], most_waiting_bytes: int,
+        is_computing: Callable[[], bool] = lambda: False, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._archive, self._history, self._fetch_rate, self._find = archive, history, fetch_rate, find
-        self._clock = clock
+        self._is_computing, self._clock = is_computing, clock
         self.wear = wear
         self._queue = WriteQueue(most_waiting_bytes, self._urgency)
         self._tails: dict[bytes, tuple[float, Block]] = {}
@@ -134,8 +139,16 @@ class BlockWriter:
 
     async def _write_waiting(self) -> None:
         while block := self._next():
+            started = self._clock()
             await self._write_until_stored(block)
             self._queue.remove(block.hash)  # only now: one that is cut off by the end is written by `close`
+            await self._stand_back(self._clock() - started)
+
+    async def _stand_back(self, written_seconds: float) -> None:
+        """Leaves the processor to requests for a while, unless too much is waiting to be written."""
+        until = self._clock() + min(written_seconds * (1 / _BUSY_SHARE - 1), _MOST_BUSY_SECONDS)
+        while self._is_computing() and self._clock() < until and self._queue.fill < _CROWDED_SHARE:  # noqa: ASYNC110
+            await asyncio.sleep(_BUSY_LOOK_SECONDS)
 
     async def _write_until_stored(self, block: Block) -> None:
         """Writes a block, waiting for a store that is away: with a gap in it nothing behind that would be found."""

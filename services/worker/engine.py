@@ -41,6 +41,7 @@ class EngineLimits:
     queue_size: int
     batch_tokens: int
     step_budget_seconds: float
+    stream_interval_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Engine:
             self._cost, most_per_step=max(0, min(MOST_PER_STEP, limits.batch_tokens - limits.slots)),
             step_seconds=limits.step_budget_seconds, draft_model=draft_model,
         )  # fmt: skip
-        self._outbox = Outbox(post)
+        self._outbox = Outbox(post, interval_seconds=limits.stream_interval_seconds)
         self._requests = Requests(pool, self._speculator, at_most=limits.slots + limits.queue_size)
         self._admission = Admission(self._requests, pool, self._cost, self._outbox, slots=limits.slots)
         self._planner = Planner(
@@ -164,7 +165,7 @@ class Engine:
             except Exception as error:
                 _log.exception("engine_step_failed", exc_info=error)
                 self._fail_running()
-            self._outbox.flush()
+            self._flush()
 
     def _warm_up(self) -> None:
         """Measures in this thread: another one that has computed would slow it down (`passing_thread.py`)."""
@@ -183,11 +184,14 @@ class Engine:
         outputs = self._runner.run(plan)
         for chunk, chunk_outputs in zip(plan, outputs, strict=True):
             self._advancer.advance(chunk, chunk_outputs)
-        self._outbox.flush()  # moving state must not delay what was said
+        self._flush()  # moving state must not delay what was said
         self._pool.housekeeping(
             is_busy=bool(self._requests.running), is_streaming=self._requests.is_streaming,
             prefill_rate=self._cost.prefill_tokens_per_second,
         )  # fmt: skip
+
+    def _flush(self) -> None:
+        self._outbox.flush(may_wait=self._requests.are_all_decoding)
 
     def _fail_running(self) -> None:
         """After a failed step nothing in the cache can be trusted: ends what ran and starts from empty."""

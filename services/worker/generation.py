@@ -1,5 +1,6 @@
 """One request on its way through the engine."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -73,6 +74,8 @@ class Generation:
     blocked_at: int = -1
     """How many requests had given up their cells when too few were free for this one."""
     last_progress: tuple[int, int] = field(default=(-1, -1))
+    posted_at: float = -math.inf
+    """When something that it said was last handed over."""
 
     rewind_count: int = 0
 

@@ -64,6 +64,11 @@ class Requests:
         return any(one.is_decoding for one in self.running)
 
     @property
+    def are_all_decoding(self) -> bool:
+        """Whether the next step is a short one: nobody reads a prompt, or is about to."""
+        return not self.waiting and all(one.is_decoding for one in self.running)
+
+    @property
     def cancelled(self) -> list[Generation]:
         """Those that nobody waits for any more."""
         return [one for one in (*self.running, *self.waiting) if one.is_cancelled]

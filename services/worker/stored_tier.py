@@ -96,7 +96,8 @@ class StoredTier:
         self._loop = asyncio.get_running_loop()
         self.writer = BlockWriter(
             archive, self._history, fetch_rate=self._fetch_rate, wear=WearBudget(written_bytes_per_token),
-            find=ram.peek, most_waiting_bytes=int(ram.budget_bytes * _MOST_WAITING_SHARE), clock=clock,
+            find=ram.peek, most_waiting_bytes=int(ram.budget_bytes * _MOST_WAITING_SHARE),
+            is_computing=is_computing, clock=clock,
         )  # fmt: skip
         self.prefetcher = Prefetcher(
             ram, archive, self._read, is_fetching=lambda: self._fetching_count > 0, is_computing=is_computing

@@ -18,6 +18,11 @@ class WriteQueue:
     def __len__(self) -> int:
         return len(self._blocks)
 
+    @property
+    def fill(self) -> float:
+        """How full it is, from 0 to 1."""
+        return self._bytes / self._most_bytes if self._most_bytes else 1.0
+
     def add(self, block: Block) -> list[Block]:
         """Adds a block and returns those that had to go for it, the least urgent ones."""
         self.remove(block.hash)

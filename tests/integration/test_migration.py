@@ -49,6 +49,7 @@ class Engines(System):
                 LOCALCODE_WORKER_CACHE_ADDRESS=self.cache_address,
                 LOCALCODE_WORKER_THREADS="1",
                 LOCALCODE_WORKER_CONTEXT="4096",
+                LOCALCODE_WORKER_STREAM_INTERVAL_MS="0",  # deltas are counted below
             )
         )
         self.workers[name] = process

@@ -1,3 +1,4 @@
+import math
 from typing import Any, cast
 
 import pytest
@@ -6,7 +7,17 @@ from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.generation import Event, Generation
 from services.worker.outbox import Outbox
 
-LEFT, RIGHT = cast("Any", object()), cast("Any", object())
+
+class Stream:
+    """As much of a generation as an outbox looks at."""
+
+    def __init__(self) -> None:
+        self.is_running = True
+        self.posted_at = -math.inf
+
+
+LEFT, RIGHT = cast("Any", Stream()), cast("Any", Stream())
+FINISH = pb.GenerateResponse(finish=pb.Finish(reason=pb.FINISH_REASON_STOP))
 
 
 class Posted:
@@ -51,10 +62,9 @@ def test_log_probabilities_of_joined_deltas_stay_together(outbox: Outbox, posted
 
 
 def test_deltas_stay_in_order_with_other_events(outbox: Outbox, posted: Posted) -> None:
-    finish = pb.GenerateResponse(finish=pb.Finish(reason=pb.FINISH_REASON_STOP))
     outbox.add_deltas(LEFT, [delta("a", 1)])
     outbox.add_deltas(LEFT, [pb.Delta(reasoning="hm")])
-    outbox.add(LEFT, finish)
+    outbox.add(LEFT, FINISH)
     outbox.flush()
     kinds = [cast("pb.GenerateResponse", event).WhichOneof("event") for _, event in posted.batches[0]]
     assert kinds == ["delta", "delta", "finish"]
@@ -63,3 +73,71 @@ def test_deltas_stay_in_order_with_other_events(outbox: Outbox, posted: Posted) 
 def test_nothing_said_posts_nothing(outbox: Outbox, posted: Posted) -> None:
     outbox.flush()
     assert posted.batches == []
+
+
+def test_streams_that_take_turns_get_one_delta_each(outbox: Outbox, posted: Posted) -> None:
+    for token in range(2):
+        outbox.add_deltas(LEFT, [delta("l", token)])
+        outbox.add_deltas(RIGHT, [delta("r", token)])
+    outbox.flush()
+    assert posted.deltas == [("ll", [0, 1]), ("rr", [0, 1])]
+
+
+class TestWithinTheInterval:
+    @pytest.fixture
+    def stream(self) -> Any:
+        return Stream()
+
+    @pytest.fixture
+    def patient(self, posted: Posted, stream: Any) -> Outbox:
+        """One that has just posted the first token of a stream."""
+        outbox = Outbox(posted.batches.append, interval_seconds=60.0)
+        outbox.add_deltas(stream, [delta("first ", 1)])
+        outbox.flush(may_wait=True)
+        return outbox
+
+    def test_the_first_token_does_not_wait(self, patient: Outbox, posted: Posted) -> None:
+        assert posted.deltas == [("first ", [1])]
+
+    def test_what_was_said_waits_until_the_interval_is_over(self, patient: Outbox, posted: Posted, stream: Any) -> None:
+        for token in (2, 3):
+            patient.add_deltas(stream, [delta(f"{token} ", token)])
+            patient.flush(may_wait=True)
+        assert len(posted.batches) == 1
+        stream.posted_at -= 60.0
+        patient.flush(may_wait=True)
+        assert posted.deltas[1:] == [("2 3 ", [2, 3])]
+
+    def test_nothing_waits_for_a_long_step(self, patient: Outbox, posted: Posted, stream: Any) -> None:
+        patient.add_deltas(stream, [delta("2", 2)])
+        patient.flush()
+        assert posted.deltas[1:] == [("2", [2])]
+
+    def test_an_end_takes_along_what_waits(self, patient: Outbox, posted: Posted, stream: Any) -> None:
+        patient.add_deltas(stream, [delta("2", 2)])
+        patient.flush(may_wait=True)
+        patient.add(stream, FINISH)
+        patient.flush(may_wait=True)
+        assert [cast("Any", event).WhichOneof("event") for _, event in posted.batches[1]] == ["delta", "finish"]
+
+    def test_what_a_stream_said_before_it_lost_its_slot_does_not_wait(
+        self, patient: Outbox, posted: Posted, stream: Any
+    ) -> None:
+        stream.is_running = False
+        patient.add_deltas(stream, [delta("2", 2)])
+        patient.flush(may_wait=True)
+        assert posted.deltas[1:] == [("2", [2])]
+
+    def test_a_stream_that_waits_holds_up_no_other(self, patient: Outbox, posted: Posted, stream: Any) -> None:
+        patient.add_deltas(stream, [delta("2", 2)])
+        patient.add_deltas(cast("Any", Stream()), [delta("other", 1)])
+        patient.flush(may_wait=True)
+        assert posted.deltas[1:] == [("other", [1])]
+
+    def test_progress_does_not_make_a_first_token_wait(self, posted: Posted, stream: Any) -> None:
+        outbox = Outbox(posted.batches.append, interval_seconds=60.0)
+        outbox.add(stream, pb.GenerateResponse(progress=pb.Progress(phase=pb.PHASE_PREFILL)))
+        outbox.flush(may_wait=True)
+        outbox.add_deltas(stream, [delta("first", 1)])
+        outbox.flush(may_wait=True)
+        assert posted.deltas[-1] == ("first", [1])
