@@ -13,11 +13,14 @@ from cli.supervisor import ChildEnded, ChildSpec
 from services.shared.grpc_runtime import is_serving, open_channel
 
 STEP_SECONDS: Final = 0.25
+_SETTLED_SECONDS: Final = 1.0
+"""The same while every model is loaded or unloaded; a report of use is looked at when it comes."""
 REPORT_SECONDS: Final = 5.0
 """How long a router's report is believed."""
 _MOST_FAILURES: Final = 3
 _FAILED_SECONDS: Final = 30.0
 """How long a model that failed to load is not tried again."""
+_STAYING: Final = frozenset({State.LOADED, State.UNLOADED})
 _UNLOAD_GRACE_SECONDS: Final = 60.0  # a disk may be slow to take what a model knows
 
 
@@ -154,7 +157,8 @@ class ModelKeeper:
         while True:
             await self.step()
             with suppress(TimeoutError):
-                async with asyncio.timeout(STEP_SECONDS):
+                is_settled = all(model.state in _STAYING for model in self.models.values())
+                async with asyncio.timeout(_SETTLED_SECONDS if is_settled else STEP_SECONDS):
                     await self._due.wait()
             self._due.clear()
 

@@ -28,6 +28,7 @@ def child_spec(program: Path, *, data: Path, socket: Path, log: Path) -> ChildSp
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": "",
+        "hz": "1",  # a lone user's keys may expire a second late; the default wakes it ten times as often
         "daemonize": "no",
         "logfile": str(log),
         "loglevel": "notice",

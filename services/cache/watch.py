@@ -17,6 +17,7 @@ from services.shared.grpc_runtime import HealthService
 
 SERVICE_NAME: Final = "localcode.cache.v1.CacheService"
 PING_SECONDS: Final = 1.0
+_ANSWERING_PING_SECONDS: Final = 3.0
 _log = structlog.get_logger(__name__)
 
 
@@ -29,7 +30,7 @@ async def watch_store(index: Index, health_service: HealthService, answers: Gaug
             await _report(index, health_service, is_answering)
         answers.set(is_answering)
         was_answering = is_answering
-        await asyncio.sleep(PING_SECONDS)
+        await asyncio.sleep(_ANSWERING_PING_SECONDS if is_answering else PING_SECONDS)
 
 
 async def _answers(index: Index) -> bool:

@@ -43,6 +43,7 @@ async def serve(settings: RouterSettings, routes: RouteSettings, configured: tup
         workers = WorkerDirectory(cache)
         gate = Gate(workers, queue_size=settings.queue_size)
         workers.is_leaving = residency.is_leaving
+        workers.is_awaited = lambda: any(gate.waiting_counts().values())
         residency.open_counts, residency.on_change = workers.open_counts, gate.dispatch_all
         forwarder = Forwarder(
             workers, gate, lineages, metrics, worker_wait_seconds=settings.worker_wait_seconds,

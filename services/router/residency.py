@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from localcode.supervisor.v1.supervisor_pb2_grpc import SupervisorServiceAsyncStub
 
 REPORT_SECONDS: Final = 0.5
+_SETTLED_REPORTS: Final = 2
+"""Of those times, how long nothing is reported while models stay where they are and no use of them begins or ends."""
 _WANT_SECONDS: Final = 3.0
 """How long a wish counts that nobody repeats."""
 _APPEAR_SECONDS: Final = 5.0
@@ -26,6 +28,7 @@ _APPEAR_SECONDS: Final = 5.0
 _CALL_TIMEOUT_SECONDS: Final = 2.0
 _LOAD_TIMEOUT_SECONDS: Final = 5.0
 _OUT: Final = frozenset({pb.MODEL_STATE_UNLOADING, pb.MODEL_STATE_UNLOADED, pb.MODEL_STATE_WAITING})
+_STAYING: Final = frozenset({pb.MODEL_STATE_LOADED, pb.MODEL_STATE_UNLOADED})
 _log = structlog.get_logger(__name__)
 
 
@@ -133,14 +136,24 @@ class Residency:
 
     async def _report_forever(self, supervisor: "SupervisorServiceAsyncStub") -> None:
         while True:
-            await self._report(supervisor)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REPORT_SECONDS):
-                    await self._due.wait()
+            uses = self._uses()
+            await self._report(supervisor, uses)
+            await self._pause(REPORT_SECONDS)
+            if self._is_settled and self._uses() == uses:
+                await self._pause((_SETTLED_REPORTS - 1) * REPORT_SECONDS)
             self._due.clear()
 
-    async def _report(self, supervisor: "SupervisorServiceAsyncStub") -> None:
-        request = supervisor_pb2.ReportUseRequest(router_id=self._router_id, uses=self._uses())
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._due.wait()
+
+    @property
+    def _is_settled(self) -> bool:
+        return bool(self._models) and all(one.state in _STAYING for one in self._models.values())
+
+    async def _report(self, supervisor: "SupervisorServiceAsyncStub", uses: Sequence[supervisor_pb2.ModelUse]) -> None:
+        request = supervisor_pb2.ReportUseRequest(router_id=self._router_id, uses=uses)
         try:
             answer = await supervisor.ReportUse(request, timeout=_CALL_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:

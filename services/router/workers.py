@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from localcode.cache.v1.cache_pb2_grpc import CacheServiceAsyncStub
 
 POLL_SECONDS: Final = 0.5
+_SETTLED_POLLS: Final = 4
+"""Of that length, how long nothing is asked while there is nothing to learn: each question takes time from decoding."""
 _PATIENT_POLLS: Final = 10  # after its own start, while the cache service may be starting too
 UNLISTED_SECONDS: Final = 10.0
 """How long a healthy worker stays that is no longer listed: a cache service that restarted hears of it again sooner."""
@@ -61,6 +63,8 @@ class WorkerDirectory:
         """Called when a worker began to answer."""
         self.is_leaving: Callable[[str], bool] = lambda _model: False
         """Says which models take no new requests because they are about to be unloaded."""
+        self.is_awaited: Callable[[], bool] = lambda: False
+        """Whether requests wait that another worker could take."""
 
     @property
     def workers(self) -> list[RoutedWorker]:
@@ -132,6 +136,15 @@ class WorkerDirectory:
             except Exception:
                 _log.exception("poll_failed")  # a router that no longer looks would slowly lose all workers
             await asyncio.sleep(POLL_SECONDS)
+            for _ in range(_SETTLED_POLLS - 1):
+                if self._is_settled:
+                    await asyncio.sleep(POLL_SECONDS)
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether one worker does all that is to do: then reports of its load help nobody to choose."""
+        are_well = all(one.takes_requests() and one.unlisted_since is None for one in self._workers.values())
+        return self.is_cache_reachable and len(self._workers) == 1 and are_well and not self.is_awaited()
 
     async def _poll(self) -> None:
         try:

@@ -73,6 +73,8 @@ class Admission:
         sources = self._pool.sources(match)
         self._requests.start(generation, self._pool.open(match, now=now), match.length if match else 0)
         generation.cache_key = None
+        if self._requests.running_count == 1:
+            self._pool.clear_the_way()
         if generation.started_at is None:
             generation.started_at, generation.cached = now, sources
         return True

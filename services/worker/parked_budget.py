@@ -6,14 +6,14 @@ from typing import Final
 
 from services.worker.llama import LlamaContext, Row
 
-_BEARABLE_SHARE: Final = 0.03
+_BEARABLE_SHARE: Final = 0.01
 _SAMPLE_TOKENS: Final = 64
 _MOST_LOADED_CELLS: Final = 8192
 _STEPS: Final = 5
 
 
 def parked_cell_budget(plain_seconds: float, loaded_seconds: float, loaded_cells: int, *, at_most: int) -> int:
-    """Says how many cells more slow a step by at most 3 %, if so many slowed it as measured."""
+    """Says how many cells more slow a step by at most 1 %, if so many slowed it as measured."""
     slowdown = loaded_seconds / plain_seconds - 1
     if slowdown * at_most <= _BEARABLE_SHARE * loaded_cells:
         return at_most

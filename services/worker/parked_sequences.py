@@ -123,6 +123,18 @@ class ParkedSequences:
             self._shrink(victim, seconds=left)
         return True
 
+    def clear_the_way(self) -> None:
+        """Lets parked sequences give up what is beyond their budget, before a lone request takes cells behind theirs.
+
+        Attention runs up to the highest cell in use: moved later, they would slow that request to its end.
+        """
+        deadline = self._clock() + _HURRY_SECONDS
+        while self._has_too_much() and (victim := self._victim(None)):
+            left = deadline - self._clock()
+            if left < _SHORTEST_SECONDS:
+                break
+            self._shrink(victim, seconds=left)
+
     def can_free_cells(self, *, except_id: int | None = None) -> bool:
         """Whether anything is parked that could make room."""
         return self._victim(except_id) is not None

@@ -28,9 +28,11 @@ class FakeCache:
         self.records: list[cache_pb2.RecordLineageRequest] = []
         self.lookups: list[cache_pb2.LookupLineageRequest] = []
         self.match = cache_pb2.LookupLineageResponse()
+        self.list_count = 0
 
     async def ListWorkers(self, request: Any, *, timeout: float) -> cache_pb2.ListWorkersResponse:  # noqa: ASYNC109
         self._check()
+        self.list_count += 1
         return cache_pb2.ListWorkersResponse(workers=self.workers)
 
     async def RecordLineage(self, request: Any, *, timeout: float) -> cache_pb2.RecordLineageResponse:  # noqa: ASYNC109

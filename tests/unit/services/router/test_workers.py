@@ -9,6 +9,7 @@ from services.router.trip import Trip
 from services.router.worker import RoutedWorker
 from services.router.workers import UNLISTED_SECONDS, is_gone
 from services.shared.grpc_runtime import open_channel
+from tests.unit.services.router.conftest import until
 
 REGISTRATION = cache_pb2.Worker(
     worker_id="a",
@@ -38,8 +39,28 @@ async def test_a_draining_worker_takes_no_requests(rig: Any) -> None:
     await rig.start_worker("a")
     await rig.until_healthy("a")
     rig.cache.workers[0].draining = True
+    await until(lambda: rig.directory.live("coder") == [])
     await asyncio.sleep(0.15)
     assert rig.directory.live("coder") == []
+
+
+async def test_a_lone_worker_that_is_well_is_asked_for_seldom(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.start_worker("a")
+    await rig.until_healthy("a")
+    monkeypatch.setattr("services.router.workers.POLL_SECONDS", 0.2)
+    await asyncio.sleep(0.25)  # polls at the old pace are over
+    before = rig.cache.list_count
+    await asyncio.sleep(0.7)
+    assert rig.cache.list_count <= before + 1
+
+
+async def test_workers_are_asked_for_often_while_requests_wait(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.start_worker("a")
+    await rig.until_healthy("a")
+    rig.directory.is_awaited = lambda: True
+    monkeypatch.setattr("services.router.workers._SETTLED_POLLS", 1000)  # else: not within the time that `until` has
+    before = rig.cache.list_count
+    await until(lambda: rig.cache.list_count > before + 3)
 
 
 async def test_a_lost_worker_is_out_until_its_health_service_answers(rig: Any) -> None:

@@ -206,6 +206,22 @@ def test_parked_conversations_are_brought_within_their_budget_while_others_work(
     assert (made.pool.parked_count, made.pool.used_cells) == (1, 6)
 
 
+def test_a_lone_request_is_given_the_cells_of_what_is_parked_beyond_the_budget() -> None:
+    made = Pool(cells=1000, ram=100_000, parked_cells=BLOCK_TOKENS)
+    parked_id = made.park(range(3 * BLOCK_TOKENS))
+    made.tidy(is_busy=False)
+    made.pool.clear_the_way()
+    assert made.pool.lengths() == {parked_id: BLOCK_TOKENS}
+    assert made.pool.stored_length(made.pool.key(range(3 * BLOCK_TOKENS + 1)), None) == 3 * BLOCK_TOKENS
+
+
+def test_the_way_is_not_cleared_of_what_is_within_the_budget() -> None:
+    made = Pool(cells=1000, ram=100_000, parked_cells=3 * BLOCK_TOKENS)
+    parked_id = made.park(range(3 * BLOCK_TOKENS))
+    made.pool.clear_the_way()
+    assert made.pool.lengths() == {parked_id: 3 * BLOCK_TOKENS}
+
+
 def test_a_sequence_that_lost_cells_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Pool()
     made.park([1, 2, 3])

@@ -3,11 +3,11 @@ import pytest
 from services.worker.parked_budget import parked_cell_budget
 
 
-def test_the_budget_is_what_slows_a_step_by_three_percent() -> None:
+def test_the_budget_is_what_slows_a_step_by_one_percent() -> None:
     # A 0.5B model: 32,768 parked cells made its decode steps 1.54 times as long.
-    assert parked_cell_budget(1.0, 1.54, 32_768, at_most=32_768) == pytest.approx(1820, abs=2)
+    assert parked_cell_budget(1.0, 1.54, 32_768, at_most=32_768) == pytest.approx(607, abs=2)
 
 
-@pytest.mark.parametrize("loaded_seconds", [0.9, 1.0, 1.02])
+@pytest.mark.parametrize("loaded_seconds", [0.9, 1.0, 1.009])
 def test_where_cells_cost_nothing_all_may_be_parked(loaded_seconds: float) -> None:
     assert parked_cell_budget(1.0, loaded_seconds, 8192, at_most=8192) == 8192

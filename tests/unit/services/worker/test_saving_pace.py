@@ -1,5 +1,6 @@
 """Saving never holds a step up for long, however many bytes a token's state has."""
 
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, cast
@@ -168,4 +169,5 @@ class PausingContext(FakeContext):
 
     def decode(self, rows: Sequence[Row]) -> list[range]:
         self._pause = 0.0
+        time.sleep(0.0005)  # so that a stream of 900 steps outlasts prompts of 35
         return super().decode(rows)
