@@ -148,8 +148,13 @@ def kv_size(settings: WorkerSettings, *, trained_context: int, bytes_per_cell: i
     return KvSize(context, cells, min(settings.parked_cells or context, cells))
 
 
+def computes_on_gpu(settings: WorkerSettings) -> bool:
+    """Whether the processor is left to other work while a step is computed."""
+    return bool(device_names()) and settings.gpu_layers != 0
+
+
 def _compute_lock(settings: WorkerSettings) -> ComputeLock:
     """Workers whose layers are on a GPU don't compete for the processor's cores."""
-    if settings.compute_lock is None or (device_names() and settings.gpu_layers != 0):
+    if settings.compute_lock is None or computes_on_gpu(settings):
         return NoComputeLock()
     return FileComputeLock(settings.compute_lock)
