@@ -19,8 +19,8 @@ from services.worker.write_queue import WriteQueue
 _LOOK_SECONDS: Final = 1.0  # how often partial blocks are looked through
 _LOOKS_PER_REPORT: Final = 10
 _RETRY_SECONDS: Final = 1.0
-_BUSY_SHARE: Final = 0.05  # of the time is spent on writing while requests are computed, on the same cores
-_MOST_BUSY_SECONDS: Final = 1.0  # between two blocks
+_BUSY_SHARE: Final = 0.02  # of the time is spent on writing while requests are computed, on the same cores
+_MOST_BUSY_SECONDS: Final = 2.0  # between two blocks
 _BUSY_LOOK_SECONDS: Final = 0.05
 _CROWDED_SHARE: Final = 0.5  # of what may wait: from here on, writing is no longer put off
 _CLOSE_SECONDS: Final = 5.0
