@@ -4,7 +4,7 @@ from typing import Final
 
 from bench.servers.target import Target
 from bench.tool_set import read_tool_requests
-from bench.workload import Contestant, Round, Sample, Workload
+from bench.workload import PEER, Contestant, Round, Sample, Workload
 from bench.workloads.tools import ask_all, every_nth
 
 _LAYOUTS: Final = ("template", "environment_in_user", "environment_message", "tools_first", "tools_first_restated")
@@ -27,7 +27,7 @@ LAYOUTS = Workload(
     "layouts",
     "orders of a prompt's parts: requests for tools, and the first request in another directory",
     measure,
-    contestants=tuple(Contestant(layout, "localcode", {"prompt_layout": layout}) for layout in _LAYOUTS),
+    contestants=(*(Contestant(layout, "localcode", {"prompt_layout": layout}) for layout in _LAYOUTS), PEER),
     model="main",
     once=True,
 )
