@@ -25,7 +25,7 @@ class Sizes:
     overhead_requests: int = 300
     tool_requests: int | None = None
     """How many of the set are asked; all by default."""
-    layout_requests: int = 33
+    layout_requests: int = 25
     """The same for each prompt layout."""
 
 

@@ -76,11 +76,11 @@ class Target:
         return {**body, "model": self.names[body["model"]]}
 
 
-def open_http(url: str, *, keeps_connections: bool = False) -> httpx.AsyncClient:
+def open_http(url: str) -> httpx.AsyncClient:
     """A client that waits long, and never through a proxy.
 
     llama-server closes a connection after a stream, which a client that keeps it learns too late now and then: so all
     servers are asked over a new connection each time.
     """
-    limits = httpx.Limits(max_keepalive_connections=None if keeps_connections else 0)
+    limits = httpx.Limits(max_keepalive_connections=0)
     return httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False, limits=limits)

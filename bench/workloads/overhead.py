@@ -3,9 +3,9 @@
 import time
 from typing import TYPE_CHECKING
 
-from bench.client import chat
+from bench.raw_client import open_raw
 from bench.servers.localcode import to_generate_request
-from bench.servers.target import Target, open_http
+from bench.servers.target import Target
 from bench.stats import quantile
 from bench.workload import OURS, Round, Sample, Workload
 from localcode.inference.v1 import inference_pb2 as pb
@@ -32,13 +32,13 @@ async def measure(target: Target, turn: Round) -> list[Sample]:
     async with (
         open_channel(target.addresses["worker"]) as worker,
         open_channel(target.addresses["router"]) as router,
-        open_http(str(target.http.base_url), keeps_connections=True) as edge,  # as agents keep theirs
+        open_raw(str(target.http.base_url)) as edge,
     ):
         stubs = {"worker": InferenceServiceStub(worker), "router": InferenceServiceStub(router)}
         for _ in range(_WARM_UP + turn.sizes.overhead_requests):
             for hop, stub in stubs.items():
                 seconds[hop].append(await _ttft_seconds(stub, request))
-            seconds["edge"].append((await chat(edge, target.named(_REQUEST))).ttft_seconds)
+            seconds["edge"].append(await edge.ttft_seconds(target.named(_REQUEST)))
     return list(_samples({hop: values[_WARM_UP:] for hop, values in seconds.items()}))
 
 

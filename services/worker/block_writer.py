@@ -19,7 +19,8 @@ from services.worker.write_queue import WriteQueue
 _LOOK_SECONDS: Final = 1.0  # how often partial blocks are looked through
 _LOOKS_PER_REPORT: Final = 10
 _RETRY_SECONDS: Final = 1.0
-_BUSY_SHARE: Final = 0.02  # of the time is spent on writing while requests are computed, on the same cores
+_PAUSE_SECONDS: Final = 5.0  # how long writing waits for a moment in which no request is computed
+_BUSY_SHARE: Final = 0.02  # of the time is spent on writing where none comes: it takes from decoding
 _MOST_BUSY_SECONDS: Final = 2.0  # between two blocks
 _BUSY_LOOK_SECONDS: Final = 0.05
 _CROWDED_SHARE: Final = 0.5  # of what may wait: from here on, writing is no longer put off
@@ -138,15 +139,18 @@ class BlockWriter:
             await self._write_waiting()
 
     async def _write_waiting(self) -> None:
-        while block := self._next():
-            started = self._clock()
-            await self._write_until_stored(block)
-            self._queue.remove(block.hash)  # only now: one that is cut off by the end is written by `close`
-            await self._stand_back(self._clock() - started)
+        pause_seconds = _PAUSE_SECONDS
+        while self._next():
+            await self._stand_back(pause_seconds)
+            if block := self._next():
+                started = self._clock()
+                await self._write_until_stored(block)
+                self._queue.remove(block.hash)  # only now: one that is cut off by the end is written by `close`
+                pause_seconds = min((self._clock() - started) * (1 / _BUSY_SHARE - 1), _MOST_BUSY_SECONDS)
 
-    async def _stand_back(self, written_seconds: float) -> None:
-        """Leaves the processor to requests for a while, unless too much is waiting to be written."""
-        until = self._clock() + min(written_seconds * (1 / _BUSY_SHARE - 1), _MOST_BUSY_SECONDS)
+    async def _stand_back(self, seconds: float) -> None:
+        """Leaves the processor to requests for so long, unless too much is waiting to be written."""
+        until = self._clock() + seconds
         while self._is_computing() and self._clock() < until and self._queue.fill < _CROWDED_SHARE:  # noqa: ASYNC110
             await asyncio.sleep(_BUSY_LOOK_SECONDS)
 
