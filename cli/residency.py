@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-SETTLE_SECONDS: Final = 1.5
-"""How long a model takes no new requests before it is unloaded: all routers have heard of it by then."""
+SETTLE_SECONDS: Final = 2.5
+"""How long a model takes no new requests before it is unloaded. By then all routers have heard of it, and reported what
+they had sent before: their reports are a second apart at most (`services/router/residency.py`)."""
 PATIENCE_SECONDS: Final = 10.0
 """How long a model that someone waits for leaves the others alone while they are in use."""
 

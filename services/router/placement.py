@@ -58,7 +58,7 @@ class Expectation:
 def others_load(reported: int, own_open: int, own_recent: int) -> int:
     """Estimates how many of the requests a worker reports are not ours.
 
-    A report is up to two seconds old: requests that we ended within that time may still be in it.
+    A report is up to three seconds old: requests that we ended within that time may still be in it.
     """
     return max(0, reported - own_open - own_recent)
 

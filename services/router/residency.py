@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 REPORT_SECONDS: Final = 0.5
 _SETTLED_REPORTS: Final = 2
-"""Of those times, how long nothing is reported while models stay where they are and no use of them begins or ends."""
+"""Of those times, how long nothing is reported while models stay where they are and no use of them begins or ends; the
+supervisor counts on it (`SETTLE_SECONDS`)."""
 _WANT_SECONDS: Final = 3.0
 """How long a wish counts that nobody repeats."""
 _APPEAR_SECONDS: Final = 5.0
@@ -150,7 +151,7 @@ class Residency:
 
     @property
     def _is_settled(self) -> bool:
-        return bool(self._models) and all(one.state in _STAYING for one in self._models.values())
+        return not self._wanted and bool(self._models) and all(one.state in _STAYING for one in self._models.values())
 
     async def _report(self, supervisor: "SupervisorServiceAsyncStub", uses: Sequence[supervisor_pb2.ModelUse]) -> None:
         request = supervisor_pb2.ReportUseRequest(router_id=self._router_id, uses=uses)

@@ -18,7 +18,7 @@ from services.router.breaker import Breaker
 from services.router.placement import Candidate, others_load
 from services.router.trip import Trip
 
-REPORT_AGE_SECONDS: Final = 2.5  # a heartbeat and a poll, and some
+REPORT_AGE_SECONDS: Final = 3.5  # a heartbeat and the longest pause between polls, and some
 MAX_KNOWN_HASHES: Final = 4096
 _DESCRIBE_TIMEOUT_SECONDS: Final = 2.0
 

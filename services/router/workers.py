@@ -58,9 +58,10 @@ class WorkerDirectory:
         self._listed = asyncio.Event()
         self._seen_models: tuple[Model, ...] = ()
         self._failed_poll_count = 0
+        self._waiter_count = 0
         self.is_cache_reachable = False
         self.on_change: Callable[[], None] = lambda: None
-        """Called when a worker began to answer."""
+        """Called when a worker began to answer, or may have become free."""
         self.is_leaving: Callable[[str], bool] = lambda _model: False
         """Says which models take no new requests because they are about to be unloaded."""
         self.is_awaited: Callable[[], bool] = lambda: False
@@ -105,9 +106,14 @@ class WorkerDirectory:
 
     async def wait_for_change(self, timeout_seconds: float) -> None:
         """Returns when a worker came, or after a time."""
-        with suppress(TimeoutError):
+        self._waiter_count += 1
+        try:
             async with asyncio.timeout(timeout_seconds):
                 await self._changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waiter_count -= 1
 
     async def wait_for_list(self, timeout_seconds: float) -> bool:
         """Says whether the cache service has ever said who lives; waits for its first answer."""
@@ -144,7 +150,11 @@ class WorkerDirectory:
     def _is_settled(self) -> bool:
         """Whether one worker does all that is to do: then reports of its load help nobody to choose."""
         are_well = all(one.takes_requests() and one.unlisted_since is None for one in self._workers.values())
-        return self.is_cache_reachable and len(self._workers) == 1 and are_well and not self.is_awaited()
+        return self.is_cache_reachable and len(self._workers) == 1 and are_well and not self._is_waited_for
+
+    @property
+    def _is_waited_for(self) -> bool:
+        return self._waiter_count > 0 or self.is_awaited()
 
     async def _poll(self) -> None:
         try:
@@ -159,6 +169,8 @@ class WorkerDirectory:
         self._failed_poll_count = 0
         self._listed.set()
         self.reconcile(answer.workers)
+        if self.is_awaited():
+            self.on_change()  # what others leave free shows in reports alone
 
     def reconcile(self, listed: Sequence[cache_pb2.Worker]) -> None:
         """Adds the workers that are new, updates the known ones and forgets those that left."""

@@ -119,7 +119,7 @@ async def _stored_tier(
         stored = StoredTier(
             loaded.ram, archive, fingerprint=loaded.fingerprint,
             written_bytes_per_token=settings.written_bytes_per_token,
-            is_computing=lambda: engine.load().running_count > 0,
+            is_computing=lambda: engine.load().running_count > 0, shares_processor=not computes_on_gpu(settings),
         )  # fmt: skip
         metrics.observe_store(stored, model=settings.name)
         stored.warm(loaded.ram.budget_bytes // 2 if settings.warm_bytes is None else settings.warm_bytes)

@@ -67,14 +67,14 @@ class Admission:
         if running and self._pool.room_beside(match) < needed:
             generation.blocked_at = self._requests.released_count
             return False
+        if not running and len(self._requests.waiting) == 1:
+            self._pool.clear_the_way(except_id=match.sequence_id if match else None)
         if self._fetch(generation, key, match, now):
             return True
         match = self._pool.best_match(key, computed)
         sources = self._pool.sources(match)
         self._requests.start(generation, self._pool.open(match, now=now), match.length if match else 0)
         generation.cache_key = None
-        if self._requests.running_count == 1:
-            self._pool.clear_the_way()
         if generation.started_at is None:
             generation.started_at, generation.cached = now, sources
         return True

@@ -21,7 +21,7 @@ _LOOKS_PER_REPORT: Final = 10
 _RETRY_SECONDS: Final = 1.0
 _PAUSE_SECONDS: Final = 5.0  # how long writing waits for a moment in which no request is computed
 _BUSY_SHARE: Final = 0.02  # of the time is spent on writing where none comes: it takes from decoding
-_MOST_BUSY_SECONDS: Final = 2.0  # between two blocks
+_MOST_BUSY_SECONDS: Final = 2.0  # between two blocks, however long one takes
 _BUSY_LOOK_SECONDS: Final = 0.05
 _CROWDED_SHARE: Final = 0.5  # of what may wait: from here on, writing is no longer put off
 _CLOSE_SECONDS: Final = 5.0
@@ -180,6 +180,9 @@ class BlockWriter:
                 if quiet is not None and now - since < quiet:
                     continue
                 if quiet is not None:
+                    await self._stand_back(_MOST_BUSY_SECONDS)
+                    if block.parent in self._queue or self._tails.get(parent, (0.0, None))[1] is not block:
+                        continue  # of no use before what it follows, or beside a longer one
                     await self._write_tail(block)
                     if self._archive.is_away:
                         break  # and tried again

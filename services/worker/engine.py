@@ -176,6 +176,7 @@ class Engine:
         self._speculator.warm_up()
 
     def _step(self) -> None:
+        self._flush()  # what waits does not wait for the prompt of a request that has come
         for generation in self._requests.cancelled:
             self._requests.end(generation)
         self._advancer.finish_complete()
@@ -191,7 +192,7 @@ class Engine:
         )  # fmt: skip
 
     def _flush(self) -> None:
-        self._outbox.flush(may_wait=self._requests.are_all_decoding)
+        self._outbox.flush(may_wait=self._requests.are_all_decoding and not self._lock.is_contended)
 
     def _fail_running(self) -> None:
         """After a failed step nothing in the cache can be trusted: ends what ran and starts from empty."""

@@ -123,13 +123,16 @@ class ParkedSequences:
             self._shrink(victim, seconds=left)
         return True
 
-    def clear_the_way(self) -> None:
+    def clear_the_way(self, *, except_id: int | None) -> None:
         """Lets parked sequences give up what is beyond their budget, before a lone request takes cells behind theirs.
 
-        Attention runs up to the highest cell in use: moved later, they would slow that request to its end.
+        Attention runs up to the highest cell in use: moved later, they would slow that request to its end. The sequence
+        that the request shares a beginning with does not count.
         """
         deadline = self._clock() + _HURRY_SECONDS
-        while self._has_too_much() and (victim := self._victim(None)):
+        while self._ledger.exclusive_count(set(self._parked) - {except_id}) > self._max_parked_cells:
+            if (victim := self._victim(except_id)) is None:
+                break
             left = deadline - self._clock()
             if left < _SHORTEST_SECONDS:
                 break

@@ -86,7 +86,8 @@ class StoredTier:
 
     def __init__(
         self, ram: RamTier, archive: BlockArchive, *, fingerprint: bytes, written_bytes_per_token: int | None = None,
-        is_computing: Callable[[], bool] = lambda: False, clock: Callable[[], float] = time.monotonic,
+        is_computing: Callable[[], bool] = lambda: False, shares_processor: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._ram, self._archive, self._fingerprint, self._clock = ram, archive, fingerprint, clock
         self._history = BlockHistory()
@@ -97,7 +98,7 @@ class StoredTier:
         self.writer = BlockWriter(
             archive, self._history, fetch_rate=self._fetch_rate, wear=WearBudget(written_bytes_per_token),
             find=ram.peek, most_waiting_bytes=int(ram.budget_bytes * _MOST_WAITING_SHARE),
-            is_computing=is_computing, clock=clock,
+            is_computing=is_computing if shares_processor else lambda: False, clock=clock,
         )  # fmt: skip
         self.prefetcher = Prefetcher(
             ram, archive, self._read, is_fetching=lambda: self._fetching_count > 0, is_computing=is_computing

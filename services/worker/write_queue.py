@@ -18,6 +18,9 @@ class WriteQueue:
     def __len__(self) -> int:
         return len(self._blocks)
 
+    def __contains__(self, block_hash: object) -> bool:
+        return block_hash in self._blocks
+
     @property
     def fill(self) -> float:
         """How full it is, from 0 to 1."""

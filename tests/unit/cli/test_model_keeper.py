@@ -73,7 +73,7 @@ async def test_at_start_what_fits_is_loaded(rig: Rig) -> None:
 
 
 async def test_a_request_for_an_unloaded_model_makes_room_for_it(rig: Rig) -> None:
-    await rig.pass_time(3, big=Use(waiting_count=1))
+    await rig.pass_time(4, big=Use(waiting_count=1))
     assert rig.children.log[2:] == ["-coder", "+big"]
     assert rig.states()["big"] is State.LOADED
 

@@ -85,10 +85,10 @@ def test_an_idle_model_is_drained_after_its_time() -> None:
 
 
 def test_a_drained_model_ends_once_its_answers_are_whole_and_all_routers_know() -> None:
-    drained = model("a", State.DRAINING, state_since=998.0)
+    drained = model("a", State.DRAINING, state_since=997.0)
     assert next_steps([drained], LIMITS, NOW).end == ("a",)
     assert next_steps([replace(drained, open_count=1)], LIMITS, NOW).end == ()
-    assert next_steps([replace(drained, state_since=999.0)], LIMITS, NOW).end == ()
+    assert next_steps([replace(drained, state_since=998.0)], LIMITS, NOW).end == ()
 
 
 def test_an_idle_model_that_is_wanted_while_it_drains_stays() -> None:

@@ -54,13 +54,19 @@ async def test_a_lone_worker_that_is_well_is_asked_for_seldom(rig: Any, monkeypa
     assert rig.cache.list_count <= before + 1
 
 
-async def test_workers_are_asked_for_often_while_requests_wait(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("waits_in_line", [True, False])
+async def test_workers_are_asked_for_often_while_anything_waits(
+    rig: Any, monkeypatch: pytest.MonkeyPatch, *, waits_in_line: bool
+) -> None:
     await rig.start_worker("a")
     await rig.until_healthy("a")
-    rig.directory.is_awaited = lambda: True
+    rig.directory.is_awaited = lambda: waits_in_line
+    waiter = asyncio.create_task(rig.directory.wait_for_change(0.0 if waits_in_line else 60.0))
+    await asyncio.sleep(0.3)  # a pause that began before is over
     monkeypatch.setattr("services.router.workers._SETTLED_POLLS", 1000)  # else: not within the time that `until` has
     before = rig.cache.list_count
     await until(lambda: rig.cache.list_count > before + 3)
+    waiter.cancel()
 
 
 async def test_a_lost_worker_is_out_until_its_health_service_answers(rig: Any) -> None:

@@ -428,3 +428,15 @@ def test_an_engine_that_cannot_warm_up_does_not_start() -> None:
     context.fail_next = True
     with pytest.raises(RuntimeError, match="broken"), running_engine(context):
         pass
+
+
+def test_of_requests_that_come_together_each_finds_what_it_begins_with_in_its_cells() -> None:
+    with running_engine(ram=1_000_000, parked_cells=0) as (engine, _, _):
+        known = Request(range(600), max_tokens=1)
+        engine.submit(known.generation)
+        known.wait()
+        requests = [Request([9] * 10, max_tokens=2), Request([*range(600), 7], max_tokens=2)]
+        engine.call(lambda: [engine.submit(request.generation) for request in requests]).result()
+        for request in requests:
+            request.wait()
+    assert requests[1].generation.cached.parked == 600

@@ -210,15 +210,25 @@ def test_a_lone_request_is_given_the_cells_of_what_is_parked_beyond_the_budget()
     made = Pool(cells=1000, ram=100_000, parked_cells=BLOCK_TOKENS)
     parked_id = made.park(range(3 * BLOCK_TOKENS))
     made.tidy(is_busy=False)
-    made.pool.clear_the_way()
+    made.pool.clear_the_way(except_id=None)
     assert made.pool.lengths() == {parked_id: BLOCK_TOKENS}
     assert made.pool.stored_length(made.pool.key(range(3 * BLOCK_TOKENS + 1)), None) == 3 * BLOCK_TOKENS
+
+
+def test_what_a_lone_request_begins_with_keeps_its_cells() -> None:
+    made = Pool(cells=2000, ram=100_000, parked_cells=0)
+    other_id = made.park(range(1000, 1000 + 2 * BLOCK_TOKENS))
+    parked_id = made.park(range(2 * BLOCK_TOKENS))
+    made.tidy(is_busy=False)
+    made.pool.clear_the_way(except_id=parked_id)
+    assert made.pool.lengths() == {parked_id: 2 * BLOCK_TOKENS}
+    assert other_id != parked_id
 
 
 def test_the_way_is_not_cleared_of_what_is_within_the_budget() -> None:
     made = Pool(cells=1000, ram=100_000, parked_cells=3 * BLOCK_TOKENS)
     parked_id = made.park(range(3 * BLOCK_TOKENS))
-    made.pool.clear_the_way()
+    made.pool.clear_the_way(except_id=None)
     assert made.pool.lengths() == {parked_id: 3 * BLOCK_TOKENS}
 
 

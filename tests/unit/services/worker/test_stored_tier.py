@@ -401,6 +401,16 @@ async def test_where_no_pause_comes_blocks_are_written_now_and_then(
     await tier.close()
 
 
+async def test_where_a_gpu_computes_writing_does_not_stand_back(archive: Archive) -> None:
+    tier = StoredTier(
+        RamTier(10_000), archive, fingerprint=FINGERPRINT, is_computing=lambda: True, shares_processor=False
+    )
+    for block in blocks_of(list(range(BLOCK_TOKENS * 3))):
+        memory_of(tier).put(block)
+    await until_put(archive, 3)
+    await tier.close()
+
+
 async def test_memory_is_warmed_with_the_hottest_blocks_while_nobody_computes(archive: Archive) -> None:
     await store(archive, TOKENS)
     archive.hot = [block.hash for block in blocks_of(TOKENS)]
