@@ -64,6 +64,7 @@ def test_tools_first_without_tools_has_only_the_system_text() -> None:
 def test_the_restated_form_reminds_of_the_call_form_at_the_end_of_the_system_text() -> None:
     system = _rendered("tools_first_restated", _chat()).split("<|im_end|>")[0]
     assert system.endswith("<tool_call></tool_call> XML tags.")
+    assert "can be answered without a function" in system.split(_ENV)[1]
 
 
 def test_tools_first_refuses_a_model_of_another_form() -> None:
