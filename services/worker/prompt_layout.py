@@ -18,8 +18,8 @@ _ENVIRONMENT: Final = re.compile(r"<env>.*?</env>", re.DOTALL)
 _MOVED: Final = "(stated below)"
 # Without the first sentence a small model calls a tool for everything, greetings too.
 _RESTATED: Final = (
-    "\n\nIf the user's message can be answered without a function, answer it in plain text. To use one of the functions "
-    "above, answer with a JSON object of its name and arguments within <tool_call></tool_call> XML tags."
+    "\n\nIf the user's message can be answered without a function, answer it in plain text. To use one of the "
+    "functions above, answer with a JSON object of its name and arguments within <tool_call></tool_call> XML tags."
 )
 _TOOLS_FIRST: Final = """\
 {%- set has_system = messages and messages[0].role == "system" -%}
