@@ -23,10 +23,11 @@ LONG = "word " * 600
 
 @pytest.fixture
 def system(start_system: StartSystem, scripted_chat_model: Path) -> System:
-    table = {"context": CONTEXT, "ram_bytes": RAM_BYTES, "slots": 2}
+    table: dict[str, Any] = {"context": CONTEXT, "ram_bytes": RAM_BYTES, "slots": 2, "stream_interval_ms": 0}
     size = model_bytes(ModelEntry("any", "llama", {"source": str(scripted_chat_model), **table}), None)
     up = f"[up]\nmemory_budget = {size * 3 // 2}\n[edge]\nkeep_alive_seconds = 0.3\nfirst_headers_seconds = 0.5\n"
-    models = [llama_model(name, scripted_chat_model, **table) for name in ("first", "second")]  # type: ignore[arg-type]
+    table["speculation"] = '"none"'  # an endless answer is to last a while
+    models = [llama_model(name, scripted_chat_model, **table) for name in ("first", "second")]
     system = start_system("\n".join([up, '[router]\ndefault_model = "first"', *models]))
     wait_until(lambda: states(system) == {"first": "loaded", "second": "unloaded"}, 30, system.tail)
     return system
@@ -76,7 +77,7 @@ def test_a_model_that_streams_is_not_unloaded_for_another(system: System) -> Non
         next(stream)
         with ThreadPoolExecutor() as pool:
             waiting = pool.submit(lambda: list(stream_lines(system, "second", "Tell me a story")))
-            until = time.monotonic() + 4
+            until = time.monotonic() + 3  # longer than routers need to hear of it, shorter than the context lasts
             while time.monotonic() < until:
                 next(stream)
                 assert not waiting.done()
