@@ -17,7 +17,7 @@ from services.shared.grpc_runtime import HealthService
 
 SERVICE_NAME: Final = "localcode.cache.v1.CacheService"
 PING_SECONDS: Final = 1.0
-_ANSWERING_PING_SECONDS: Final = 3.0
+_ANSWERING_PING_SECONDS: Final = 3.0  # calls find out by themselves; pings take time from decoding
 _log = structlog.get_logger(__name__)
 
 

@@ -24,7 +24,7 @@ _WORTH_A_REMEDY: Final = 128
 _MOST_PLACES: Final = 3
 _IN_USER: Final = (
     'Set prompt_layout = "environment_in_user" in [models.{name}]: tools and system prompt then keep their state '
-    "whatever the environment says."
+    "whatever the environment says. Small models lose tool calls by it: bench/RESULTS.md has the numbers."
 )
 _MOVE: Final = "Move what changes from prompt to prompt to the end, such as into the last user message."
 _log = structlog.get_logger(__name__)

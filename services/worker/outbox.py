@@ -1,6 +1,6 @@
 """What steps say to those who asked: posted at once, or a moment later with what the next steps say.
 
-Each message costs worker, router and edge a millisecond together, on cores that llama.cpp may want too.
+Each message costs worker, router and edge 1.5 ms together, on cores that llama.cpp may want too.
 """
 
 import time

@@ -364,19 +364,11 @@ async def test_an_answer_that_called_no_tool_is_not_read_ahead(archive: Archive,
     assert len(memory_of(tier)) == 0
 
 
-class SlowArchive(Archive):
-    """Takes a moment for each block."""
-
-    async def put(self, block_hash: bytes, header: BlockHeader, state: Buffer) -> bool:
-        await asyncio.sleep(0.02)
-        return await super().put(block_hash, header, state)
-
-
 @pytest.mark.parametrize(("ram_bytes", "is_put_off"), [(10_000, True), (60, False)])
 async def test_writing_stands_back_while_requests_are_computed_unless_too_much_waits(
-    ram_bytes: int, *, is_put_off: bool
+    archive: Archive, ram_bytes: int, *, is_put_off: bool
 ) -> None:
-    archive, is_computing = SlowArchive(), True
+    is_computing = True
     tier = StoredTier(RamTier(ram_bytes), archive, fingerprint=FINGERPRINT, is_computing=lambda: is_computing)
     full = blocks_of(list(range(BLOCK_TOKENS * 3)))
     for block in full:
