@@ -13,6 +13,10 @@ PORT ?= 4242
 ROUNDS ?= 25
 BENCH ?=
 
+# A cache of its own: pip's may hold a llama.cpp that was compiled without these flags.
+export CXXFLAGS += -include "$(CURDIR)/deploy/amx_tile_config.h"
+export PIP_CACHE_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/localcode/pip
+
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore
 SELF := $(PIP) --no-deps --no-build-isolation --editable .
 COMPILE := $(VENV)/bin/pip-compile --quiet --strip-extras --generate-hashes --no-header --allow-unsafe \
