@@ -4,10 +4,10 @@
 # Ends well without a compiler too: then only upstream models can be served.
 set -eu
 venv=$1 kind=$2
-stamp=$venv/.engine lock=requirements/worker.lock
+stamp=$venv/.engine lock=requirements/worker.lock flags=deploy/amx_tile_config.h
 
-is_current() { # the same kind was installed since the lock file changed
-    [ "$(cat "$stamp" 2>/dev/null)" = "$kind" ] && [ -z "$(find "$lock" -newer "$stamp")" ]
+is_current() { # the same kind was installed since the lock file and the compiler's flags changed
+    [ "$(cat "$stamp" 2>/dev/null)" = "$kind" ] && [ -z "$(find "$lock" "$flags" -newer "$stamp")" ]
 }
 
 install() {
@@ -23,12 +23,11 @@ if ! cmake_args=$("$venv/bin/python" -m cli.accel "$kind"); then
     esac
 fi
 
+# One that is there may be of another kind, or compiled with other flags.
+"$venv/bin/python" -m pip uninstall --quiet --yes --root-user-action=ignore llama-cpp-python
 cache=
 case $cmake_args in
-*CUDA=ON* | *VULKAN=ON*) # pip would take a wheel that it built for the processor from its cache
-    "$venv/bin/python" -m pip uninstall --quiet --yes --root-user-action=ignore llama-cpp-python
-    cache="--cache-dir=$venv/pip-cache-$kind"
-    ;;
+*CUDA=ON* | *VULKAN=ON*) cache="--cache-dir=$venv/pip-cache-$kind" ;; # pip's own holds one for the processor
 esac
 echo "This takes 5 to 11 minutes the first time." >&2
 CMAKE_ARGS=$cmake_args install ${cache:+"$cache"} --require-hashes -r "$lock"

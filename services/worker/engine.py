@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
@@ -29,6 +29,8 @@ from services.worker.speculation.speculator import Guesses, Speculator
 from services.worker.step_runner import StepRunner
 from services.worker.warm_up import warm_up
 
+_REST_SECONDS: Final = 0.05
+"""How often batch work asks whether the work of others before it is done."""
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
@@ -85,6 +87,7 @@ class Engine:
         )  # fmt: skip
         self._runner = StepRunner(context, pool, lock, self._cost)
         self._advancer = Advancer(self._requests, model, context, pool, self._speculator, self._outbox)
+        self._stands_back = False
         self._is_warm: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -159,13 +162,25 @@ class Engine:
             self._is_warm.set_exception(error)
             return
         self._is_warm.set_result(None)
-        while self._requests.receive(waits=self._requests.is_empty and not self._pool.is_untidy):
+        while self._receive():
             try:
                 self._step()
             except Exception as error:
                 _log.exception("engine_step_failed", exc_info=error)
                 self._fail_running()
             self._flush()
+
+    def _receive(self) -> bool:
+        """Waits where there is nothing to do, and for a while where others' work goes first; false means stop."""
+        if self._requests.is_empty:
+            self._lock.claim(is_urgent=False)
+            return self._requests.receive(waits=not self._pool.is_untidy)
+        return self._requests.receive(waits=self._stands_back, at_most_seconds=_REST_SECONDS)
+
+    def _must_stand_back(self) -> bool:
+        is_urgent = self._requests.are_urgent
+        self._lock.claim(is_urgent=is_urgent)
+        return not is_urgent and self._lock.is_claimed_by_others
 
     def _warm_up(self) -> None:
         """Measures in this thread: another one that has computed would slow it down (`passing_thread.py`)."""
@@ -181,7 +196,8 @@ class Engine:
             self._requests.end(generation)
         self._advancer.finish_complete()
         self._admission.admit()
-        plan = self._planner.plan()
+        self._stands_back = self._must_stand_back()
+        plan = [] if self._stands_back else self._planner.plan()
         outputs = self._runner.run(plan)
         for chunk, chunk_outputs in zip(plan, outputs, strict=True):
             self._advancer.advance(chunk, chunk_outputs)

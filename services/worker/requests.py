@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from services.worker.generation import NO_SEQUENCE, Generation
 from services.worker.kv_pool import KvPool
+from services.worker.scheduler import stands_back
 from services.worker.slots import SlotBook
 from services.worker.speculation.speculator import Speculator
 
@@ -73,10 +74,19 @@ class Requests:
         """Those that nobody waits for any more."""
         return [one for one in (*self.running, *self.waiting) if one.is_cancelled]
 
-    def receive(self, *, waits: bool) -> bool:
+    @property
+    def are_urgent(self) -> bool:
+        """Whether somebody waits for the answer of one of them."""
+        now = time.monotonic()
+        return any(not stands_back(one, now=now) for one in (*self.running, *self.waiting))
+
+    def receive(self, *, waits: bool, at_most_seconds: float | None = None) -> bool:
         """Takes what has arrived, or waits for it; false means stop."""
         while waits or not self._inbox.empty():
-            arrived = self._inbox.get()
+            try:
+                arrived = self._inbox.get(timeout=at_most_seconds)
+            except queue.Empty:
+                return True
             if arrived is None:
                 return False
             if isinstance(arrived, Generation):

@@ -14,6 +14,8 @@ LONE_PREFILL_TOKENS: Final = ATTENTION_TILE
 """The same where nobody decodes: with fewer, a deep prompt costs several times more a token."""
 _BATCH_PATIENCE_SECONDS: Final = 120.0
 """So long batch work stands behind all interactive work, however long that takes; then it counts as equal."""
+_BATCH_SHARE: Final = 0.03
+"""How much longer a step of interactive work may take for the batch work beside it."""
 
 
 class Work(Protocol):
@@ -88,32 +90,76 @@ def plan_step(
     running: Iterable[WorkT], *, now: float, limits: StepLimits, cost: StepCost,
     drafts: Mapping[WorkT, Sequence[int]] | None = None,
 ) -> list[Chunk[WorkT]]:  # fmt: skip
-    """Spends one step: decoding first, so that a long prompt never stalls an open stream."""
-    drafts = drafts or {}
-    plan: list[Chunk[WorkT]] = []
-    prompts: list[WorkT] = []
+    """Spends one step: decoding first, so that a long prompt never stalls an open stream.
+
+    Beside interactive work, batch work gets what makes the step hardly longer: on a GPU nearly all it wants, on a CPU
+    little but rows beside a prompt.
+    """
+    urgent: list[WorkT] = []
+    batch: list[WorkT] = []
     for work in running:
-        if work.is_decoding:
-            plan.append(Chunk(work, 1, drafts.get(work, ())))
-        else:
-            prompts.append(work)
-    plan = plan[: limits.tokens]
-    if not prompts:
-        return plan
-    shape = total(chunk.shape for chunk in plan)
-    at_least = MIN_PREFILL_TOKENS if plan else LONE_PREFILL_TOKENS
-    for work in in_order(prompts, now=now, prefill_rate=cost.prefill_tokens_per_second):
-        most = min(work.pending_count, limits.tokens - shape.token_count)
-        count = cost.tokens_within(
-            limits.seconds, beside=shape, start=work.computed_count, at_least=at_least, at_most=most
-        )
-        if count <= 0:
-            break
-        chunk = Chunk(work, in_whole_tiles(count, beside=shape.token_count, pending=work.pending_count))
-        plan.append(chunk)
-        shape += chunk.shape
-        at_least = 0
-    return plan
+        (batch if stands_back(work, now=now) else urgent).append(work)
+    step = _Step[WorkT](limits, cost, now)
+    if not urgent:
+        return step.planned(batch, drafts or {})
+    step.planned(urgent, drafts or {})
+    return step.filled_up(batch) if batch else step.plan
+
+
+class _Step(Generic[WorkT]):
+    """A step that is being planned."""
+
+    def __init__(self, limits: StepLimits, cost: StepCost, now: float) -> None:
+        self._limits, self._cost, self._now = limits, cost, now
+        self.plan: list[Chunk[WorkT]] = []
+        self._shape = StepShape()
+
+    def planned(self, works: Iterable[WorkT], drafts: Mapping[WorkT, Sequence[int]]) -> list[Chunk[WorkT]]:
+        """Takes all that decode, then as much of the prompts as fits."""
+        decoding, prompts = _apart(works)
+        self.plan = [Chunk(work, 1, drafts.get(work, ())) for work in decoding][: self._limits.tokens]
+        if prompts:
+            self._shape = total(chunk.shape for chunk in self.plan)
+            at_least = MIN_PREFILL_TOKENS if self.plan else LONE_PREFILL_TOKENS
+            self._add_prompts(prompts, self._limits.seconds, at_least=at_least)
+        return self.plan
+
+    def filled_up(self, works: Iterable[WorkT]) -> list[Chunk[WorkT]]:
+        """Adds what makes the step hardly longer than it is."""
+        decoding, prompts = _apart(works)
+        self._shape = total(chunk.shape for chunk in self.plan)
+        seconds = (1 + _BATCH_SHARE) * (self._cost.expected_seconds(self._shape) or 0.0)
+        for work in decoding[: self._limits.tokens - self._shape.token_count]:
+            chunk = Chunk(work, 1)
+            if (self._cost.expected_seconds(self._shape + chunk.shape) or 0.0) > seconds:
+                return self.plan
+            self._add(chunk)
+        self._add_prompts(prompts, seconds, at_least=0)
+        return self.plan
+
+    def _add_prompts(self, prompts: list[WorkT], seconds: float, *, at_least: int) -> None:
+        for work in in_order(prompts, now=self._now, prefill_rate=self._cost.prefill_tokens_per_second):
+            most = min(work.pending_count, self._limits.tokens - self._shape.token_count)
+            count = self._cost.tokens_within(
+                seconds, beside=self._shape, start=work.computed_count, at_least=at_least, at_most=most
+            )
+            if count <= 0:
+                return
+            beside = self._shape.token_count
+            self._add(Chunk(work, in_whole_tiles(count, beside=beside, pending=work.pending_count)))
+            at_least = 0
+
+    def _add(self, chunk: Chunk[WorkT]) -> None:
+        self.plan.append(chunk)
+        self._shape += chunk.shape
+
+
+def _apart(works: Iterable[WorkT]) -> tuple[list[WorkT], list[WorkT]]:
+    decoding: list[WorkT] = []
+    prompts: list[WorkT] = []
+    for work in works:
+        (decoding if work.is_decoding else prompts).append(work)
+    return decoding, prompts
 
 
 def in_whole_tiles(count: int, *, beside: int, pending: int) -> int:
@@ -134,9 +180,14 @@ def in_order(waiting: Iterable[WorkT], *, now: float, prefill_rate: float) -> li
 
     def score(work: WorkT) -> tuple[bool, float]:
         age = now - work.arrived_at
-        return work.is_batch and age < _BATCH_PATIENCE_SECONDS, work.pending_count / max(prefill_rate, 1.0) - age
+        return stands_back(work, now=now), work.pending_count / max(prefill_rate, 1.0) - age
 
     return sorted(waiting, key=score)
+
+
+def stands_back(work: Work, *, now: float) -> bool:
+    """Whether interactive work goes before this."""
+    return work.is_batch and now - work.arrived_at < _BATCH_PATIENCE_SECONDS
 
 
 def shared_length(left: Sequence[int], right: Sequence[int]) -> int:

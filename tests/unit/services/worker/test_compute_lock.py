@@ -57,3 +57,25 @@ def test_an_uncontended_lock_says_so(tmp_path: Path) -> None:
     lock.close()
     assert not lock.is_contended
     assert not NoComputeLock().is_contended
+
+
+def test_a_claim_is_seen_by_the_others_until_it_is_given_up(tmp_path: Path) -> None:
+    urgent, title, other = (FileComputeLock(tmp_path / "lock") for _ in range(3))
+    assert not title.is_claimed_by_others
+    urgent.claim(is_urgent=True)
+    other.claim(is_urgent=True)
+    urgent.claim(is_urgent=False)
+    assert title.is_claimed_by_others
+    other.claim(is_urgent=False)
+    assert not title.is_claimed_by_others
+    for lock in (urgent, title, other):
+        lock.close()
+
+
+def test_a_claim_ends_with_its_worker(tmp_path: Path) -> None:
+    urgent, title = FileComputeLock(tmp_path / "lock"), FileComputeLock(tmp_path / "lock")
+    urgent.claim(is_urgent=True)
+    assert title.is_claimed_by_others
+    urgent.close()
+    assert not title.is_claimed_by_others
+    title.close()

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,7 @@ from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import BackendFailed, Overloaded
 from services.worker.answer import Answer
 from services.worker.call_guard import replay
-from services.worker.compute_lock import NoComputeLock
+from services.worker.compute_lock import ComputeLock, FileComputeLock, NoComputeLock
 from services.worker.engine import Engine, EngineLimits
 from services.worker.generation import Event, Generation
 from services.worker.kv_pool import KvPool
@@ -76,6 +77,7 @@ def running_engine(
     draft: DraftModel | None = None,
     ram: int = 0,
     parked_cells: int | None = None,
+    lock: ComputeLock | None = None,
 ) -> Iterator[tuple[Engine, FakeContext, KvPool]]:
     context = context or FakeContext(cells=cells)
     pool = KvPool(
@@ -83,7 +85,9 @@ def running_engine(
         parked_cells=cells if parked_cells is None else parked_cells, forks=True, store=RamTier(ram) if ram else None,
     )  # fmt: skip
     limits = EngineLimits(slots=slots, queue_size=queue_size, batch_tokens=64, step_budget_seconds=0.25)
-    engine = Engine(cast("Any", FakeModel()), cast("Any", context), pool, NoComputeLock(), limits, deliver, draft)
+    engine = Engine(
+        cast("Any", FakeModel()), cast("Any", context), pool, lock or NoComputeLock(), limits, deliver, draft
+    )
     engine.start()
     context.steps.clear()
     context.prefilled_count = 0
@@ -440,3 +444,44 @@ def test_of_requests_that_come_together_each_finds_what_it_begins_with_in_its_ce
         for request in requests:
             request.wait()
     assert requests[1].generation.cached.parked == 600
+
+
+def test_a_title_is_made_once_no_other_worker_has_work_that_somebody_waits_for(tmp_path: Path) -> None:
+    other = FileComputeLock(tmp_path / "lock")
+    other.claim(is_urgent=True)
+    with running_engine(lock=FileComputeLock(tmp_path / "lock")) as (engine, context, _):
+        title = Request([1, 2, 3], max_tokens=3, is_batch=True)
+        engine.submit(title.generation)
+        time.sleep(0.2)
+        assert not context.steps
+        other.claim(is_urgent=False)
+        title.wait()
+    other.close()
+    assert title.generated == expected([1, 2, 3], 3)
+
+
+def test_what_somebody_waits_for_does_not_stand_back(tmp_path: Path) -> None:
+    other = FileComputeLock(tmp_path / "lock")
+    other.claim(is_urgent=True)
+    with running_engine(lock=FileComputeLock(tmp_path / "lock")) as (engine, _, _):
+        title, main = Request([1, 2, 3], max_tokens=3, is_batch=True), Request([4, 5, 6], max_tokens=3)
+        engine.submit(title.generation)
+        engine.submit(main.generation)
+        main.wait()
+        other.claim(is_urgent=False)
+        title.wait()
+    other.close()
+    assert main.generated == expected([4, 5, 6], 3)
+
+
+def test_a_worker_with_nothing_to_do_claims_nothing(tmp_path: Path) -> None:
+    other = FileComputeLock(tmp_path / "lock")
+    with running_engine(lock=FileComputeLock(tmp_path / "lock")) as (engine, _, _):
+        request = Request([1, 2, 3], max_tokens=3)
+        engine.submit(request.generation)
+        request.wait()
+        deadline = time.monotonic() + 30
+        while other.is_claimed_by_others and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not other.is_claimed_by_others
+    other.close()

@@ -120,6 +120,33 @@ def test_batch_work_stands_behind_a_prompt_that_takes_minutes() -> None:
     assert [work.name for work in in_order([title, main], now=60.0, prefill_rate=100.0)] == ["main", "title"]
 
 
+def test_a_title_does_not_slow_a_stream() -> None:
+    stream = FakeWork("main", 1, is_decoding=True)
+    assert plan(stream, FakeWork("title", 1, is_decoding=True, is_batch=True)) == [("main", 1)]
+    assert plan(stream, FakeWork("summary", 9000, is_batch=True)) == [("main", 1)]
+
+
+def test_a_title_goes_on_beside_a_prompt_that_it_hardly_slows() -> None:
+    titles = [FakeWork(f"t{n}", 1, is_decoding=True, is_batch=True) for n in range(30)]
+    planned = chunks(FakeWork("main", 500), *titles)
+    alone, together = (COST.expected_seconds(total(one.shape for one in plan)) for plan in (planned[:1], planned))
+    assert alone is not None
+    assert together is not None
+    assert 5 < len(planned) < 31
+    assert alone < together <= 1.04 * alone
+
+
+def test_where_nobody_is_in_front_batch_work_has_the_whole_step() -> None:
+    title, summary = FakeWork("title", 1, is_decoding=True, is_batch=True), FakeWork("summary", 9000, is_batch=True)
+    assert plan(title, summary) == [("title", 1), ("summary", 511)]
+
+
+def test_a_title_that_has_waited_for_minutes_decodes_beside_a_stream() -> None:
+    stream = FakeWork("main", 1, is_decoding=True)
+    title = FakeWork("title", 1, is_decoding=True, is_batch=True, arrived_at=-200.0)
+    assert plan(stream, title) == [("main", 1), ("title", 1)]
+
+
 def test_nothing_starves() -> None:
     old_title = FakeWork("title", 300, is_batch=True, arrived_at=0.0)
     new_main = FakeWork("main", 7000, arrived_at=200.0)
