@@ -1,8 +1,8 @@
 """Lets one CPU worker of a host compute at a time.
 
 llama.cpp's threads spin at barriers: two workers that compute at once on the same cores are many times slower than one
-after the other. Work that nobody waits for stands back while another worker has some that somebody waits for. The kernel
-frees what a worker holds when it dies.
+after the other. Work that nobody waits for stands back while another worker has some that somebody waits for. The
+kernel frees what a worker holds when it dies.
 """
 
 import fcntl
