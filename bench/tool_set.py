@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 SET_FILE: Final = Path(__file__).parent / "data/tool_requests.jsonl"
+RESULTS_FILE: Final = SET_FILE.with_name("tool_results.jsonl")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class ToolRequest:
     name: str
     prompt: str
     accepted: tuple[Accepted, ...]
+    exchange: tuple[dict[str, Any], ...] = ()
+    """Messages of a call that was made and its result, behind which the answer is asked for."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Verdict:
 
 
 def read_tool_requests(path: Path = SET_FILE) -> list[ToolRequest]:
-    """Reads the set."""
+    """Reads the set, or one of the same form."""
     return [_request(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
@@ -59,7 +62,17 @@ def judge(request: ToolRequest, calls: Sequence[Mapping[str, str]]) -> Verdict:
 
 def _request(line: Mapping[str, Any]) -> ToolRequest:
     accepted = tuple(Accepted(entry["tool"], entry.get("arguments", {})) for entry in line["accept"])
-    return ToolRequest(line["name"], line["prompt"], accepted)
+    exchange = _exchange(line["call"], line["result"]) if "call" in line else ()
+    return ToolRequest(line["name"], line["prompt"], accepted, exchange)
+
+
+def _exchange(call: Mapping[str, Any], result: str) -> tuple[dict[str, Any], ...]:
+    function = {"name": call["tool"], "arguments": json.dumps(call["arguments"])}
+    made = {"id": "call_1", "type": "function", "function": function}
+    return (
+        {"role": "assistant", "content": "", "tool_calls": [made]},
+        {"role": "tool", "tool_call_id": "call_1", "content": result},
+    )
 
 
 def _arguments(call: Mapping[str, str]) -> dict[str, Any] | None:

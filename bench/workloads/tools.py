@@ -24,16 +24,22 @@ def every_nth(requests: list[ToolRequest], limit: int | None) -> list[ToolReques
 
 async def ask_all(target: Target, turn: Round, requests: Sequence[ToolRequest]) -> list[Sample]:
     """Judges what a server makes of each request."""
+    verdicts, details = await judge_all(target, turn, requests)
+    return summary(verdicts) + details
+
+
+async def judge_all(target: Target, turn: Round, requests: Sequence[ToolRequest]) -> tuple[list[Verdict], list[Sample]]:
+    """The same, and what each answer did."""
     verdicts, details = [], []
     for request in requests:
         body = turn.material.main(task=request.prompt, max_tokens=_MOST_TOKENS)
-        answer = await target.chat(body)
+        answer = await target.chat({**body, "messages": [*body["messages"], *request.exchange]})
         calls, verdict = answer.calls, judge(request, answer.calls)
         verdicts.append(verdict)
         called = calls[0]["name"] if calls else f"no call, but {answer.text[:_SHOWN_CHARACTERS]!r}"
         score = verdict.delivered + verdict.right_tool + verdict.right_arguments
         details.append(Sample(f"{request.name}: {called}", score, DETAIL))
-    return summary(verdicts) + details
+    return verdicts, details
 
 
 def summary(verdicts: Sequence[Verdict]) -> list[Sample]:

@@ -3,10 +3,12 @@ import re
 
 import pytest
 
-from bench.tool_set import Accepted, ToolRequest, Verdict, judge, read_tool_requests
+from bench.tool_set import RESULTS_FILE, Accepted, ToolRequest, Verdict, judge, read_tool_requests
+from bench.workloads.layouts import behind_results
 from bench.workloads.tools import summary
 
 SET = read_tool_requests()
+RESULTS = read_tool_requests(RESULTS_FILE)
 OPENCODE_TOOLS = {"bash", "edit", "glob", "grep", "read", "skill", "task", "todowrite", "webfetch", "write"}
 READ = ToolRequest("x", "Read a.py", (Accepted("read", {"filePath": r"a\.py"}), Accepted("bash", {"command": "cat"})))
 CHAT = ToolRequest("y", "Hello", ())
@@ -22,12 +24,30 @@ def test_the_set_has_a_hundred_requests_a_quarter_of_which_need_no_tool() -> Non
     assert len(SET) - needing >= 25
 
 
-def test_names_and_prompts_occur_once() -> None:
-    assert len({request.name for request in SET}) == len({request.prompt for request in SET}) == len(SET)
+@pytest.mark.parametrize("requests", [SET, RESULTS])
+def test_names_and_prompts_occur_once(requests: list[ToolRequest]) -> None:
+    assert len({one.name for one in requests}) == len({one.prompt for one in requests}) == len(requests)
+
+
+def test_behind_each_result_stands_the_call_that_it_came_of() -> None:
+    for request in RESULTS:
+        asked, answered = request.exchange
+        assert asked["tool_calls"][0]["function"]["name"] in OPENCODE_TOOLS
+        assert answered["tool_call_id"] == asked["tool_calls"][0]["id"]
+    assert not any(request.exchange for request in SET)
+
+
+def test_what_comes_behind_results_is_counted() -> None:
+    verdicts = [
+        Verdict(needs_tool=False, delivered=True, right_tool=False, right_arguments=False),
+        Verdict(needs_tool=False, delivered=False, right_tool=False, right_arguments=False),
+        Verdict(needs_tool=True, delivered=True, right_tool=True, right_arguments=False),
+    ]
+    assert [sample.value for sample in behind_results(verdicts)] == [2, 1, 1, 1]
 
 
 def test_only_tools_that_opencode_offers_are_accepted_and_all_patterns_compile() -> None:
-    accepted = [entry for request in SET for entry in request.accepted]
+    accepted = [entry for request in [*SET, *RESULTS] for entry in request.accepted]
     assert {entry.tool for entry in accepted} <= OPENCODE_TOOLS
     for entry in accepted:
         for pattern in entry.arguments.values():
