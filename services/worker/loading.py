@@ -57,10 +57,11 @@ def load(settings: WorkerSettings) -> Loaded:
     if settings.model_path is None or not settings.model_path.is_file():
         raise LoadFailed(f"Model file {settings.model_path} is missing; `localcode models pull` fetches it.")
     initialise(settings.numa)
-    model = LlamaModel(
-        settings.model_path, gpu_layers=settings.gpu_layers, mmap=settings.mmap, mlock=settings.mlock,
+    make_model = partial(
+        LlamaModel, settings.model_path, gpu_layers=settings.gpu_layers, mmap=settings.mmap, mlock=settings.mlock,
         overrides=settings.metadata_overrides,
     )  # fmt: skip
+    model = in_passing_thread(make_model)  # with AMX, llama.cpp rearranges weights with OpenMP
     size = kv_size(
         settings,
         trained_context=model.trained_context,

@@ -1,9 +1,11 @@
 """Loads the model that drafts, and makes sure that it speaks of the same tokens."""
 
+from functools import partial
 from typing import Final, Protocol
 
 from services.worker.compute_lock import ComputeLock
 from services.worker.llama import LlamaContext, LlamaModel, LoadFailed
+from services.worker.passing_thread import in_passing_thread
 from services.worker.settings import WorkerSettings
 from services.worker.speculation.draft_model import DraftModel
 
@@ -34,7 +36,8 @@ def load_draft_model(
         raise LoadFailed(f"The draft model's file {path} is missing; `localcode models pull` fetches it.")
     if not target.forks_at_any_token:
         raise LoadFailed(f"{settings.name} can't take tokens back, so nothing can be drafted for it; remove `draft`.")
-    model = LlamaModel(path, gpu_layers=settings.gpu_layers, mmap=settings.mmap, mlock=settings.mlock)
+    make_model = partial(LlamaModel, path, gpu_layers=settings.gpu_layers, mmap=settings.mmap, mlock=settings.mlock)
+    model = in_passing_thread(make_model)
     if not model.forks_at_any_token:
         raise LoadFailed(f"The draft model {path} can't take tokens back; choose another one.")
     if difference := vocabulary_difference(target, model):
