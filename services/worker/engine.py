@@ -29,8 +29,8 @@ from services.worker.speculation.speculator import Guesses, Speculator
 from services.worker.step_runner import StepRunner
 from services.worker.warm_up import warm_up
 
-_REST_SECONDS: Final = 0.05
-"""How often batch work asks whether the work of others before it is done."""
+_REST_SECONDS: Final = 0.2
+"""How often batch work asks whether the work of others before it is done: each time takes a moment from that work."""
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
