@@ -63,6 +63,8 @@ class Generation:
     """Whether that came through the cache service instead of from a directory."""
     restore_seconds: float = 0.0
     """How long it took to bring state back, from the store and into cells."""
+    delayed_seconds: float = 0.0
+    """How much longer its steps took for the batch work beside it."""
     started_at: float | None = None
     first_token_at: float | None = None
     is_cancelled: bool = False

@@ -13,7 +13,7 @@ from services.worker.generation import Generation
 from services.worker.kv_pool import KvPool
 from services.worker.parked_sequences import PAUSE_SECONDS
 from services.worker.requests import Requests
-from services.worker.scheduler import Chunk, StepLimits, plan_step
+from services.worker.scheduler import Chunk, StepLimits, delay_seconds, plan_step
 from services.worker.speculation.speculator import Speculator
 
 _UNSHARED_STEP_SECONDS: Final = 2.0  # bounds how long a new or cancelled request waits for the step in progress
@@ -37,6 +37,13 @@ class Planner:
 
     def plan(self) -> Plan:
         """Plans a step whose tokens all have cells; who came last gives its cells up if there are too few."""
+        plan = self._plan_within_cells()
+        if seconds := delay_seconds(plan, now=time.monotonic(), cost=self._cost):
+            for generation in self._requests.running:
+                generation.delayed_seconds += seconds
+        return plan
+
+    def _plan_within_cells(self) -> Plan:
         running = self._requests.running
         pause = PAUSE_SECONDS if self._requests.is_streaming else math.inf
         while running:

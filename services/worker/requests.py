@@ -61,8 +61,10 @@ class Requests:
 
     @property
     def is_streaming(self) -> bool:
-        """Whether an answer is being decoded."""
-        return any(one.is_decoding for one in self.running)
+        """Whether an answer is being decoded: one that somebody waits for, if there is any such work."""
+        now = time.monotonic()
+        urgent = [one for one in self.running if not stands_back(one, now=now)]
+        return any(one.is_decoding for one in urgent or self.running)
 
     @property
     def are_all_decoding(self) -> bool:

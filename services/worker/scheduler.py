@@ -14,8 +14,8 @@ LONE_PREFILL_TOKENS: Final = ATTENTION_TILE
 """The same where nobody decodes: with fewer, a deep prompt costs several times more a token."""
 _BATCH_PATIENCE_SECONDS: Final = 120.0
 """So long batch work stands behind all interactive work, however long that takes; then it counts as equal."""
-_BATCH_SHARE: Final = 0.03
-"""How much longer a step of interactive work may take for the batch work beside it."""
+MOST_DELAY_SECONDS: Final = 0.25
+"""How much later an interactive request may end for the batch work beside it, all in all: about a step."""
 
 
 class Work(Protocol):
@@ -44,6 +44,11 @@ class Work(Protocol):
     @property
     def arrived_at(self) -> float:
         """When it arrived, in seconds of a monotonic clock."""
+        ...
+
+    @property
+    def delayed_seconds(self) -> float:
+        """How much longer its steps took so far for the batch work beside it."""
         ...
 
 
@@ -92,8 +97,8 @@ def plan_step(
 ) -> list[Chunk[WorkT]]:  # fmt: skip
     """Spends one step: decoding first, so that a long prompt never stalls an open stream.
 
-    Beside interactive work, batch work gets what makes the step hardly longer: on a GPU nearly all it wants, on a CPU
-    little but rows beside a prompt.
+    Batch work beside interactive work may delay that by `MOST_DELAY_SECONDS` in all: enough for a title on a GPU, for
+    its rows beside a prompt on a CPU.
     """
     urgent: list[WorkT] = []
     batch: list[WorkT] = []
@@ -103,7 +108,23 @@ def plan_step(
     if not urgent:
         return step.planned(batch, drafts or {})
     step.planned(urgent, drafts or {})
-    return step.filled_up(batch) if batch else step.plan
+    if batch:
+        step.fill_up(batch, MOST_DELAY_SECONDS - max(work.delayed_seconds for work in urgent))
+    return step.plan
+
+
+def delay_seconds(plan: Iterable[Chunk[WorkT]], *, now: float, cost: StepCost) -> float:
+    """How much longer a step takes for the batch work in it, if there is interactive work to be delayed."""
+    batch, urgent = StepShape(), StepShape()
+    for chunk in plan:
+        if stands_back(chunk.generation, now=now):
+            batch += chunk.shape
+        else:
+            urgent += chunk.shape
+    if not batch.token_count or not urgent.token_count:
+        return 0.0
+    together, alone = cost.expected_seconds(urgent + batch), cost.expected_seconds(urgent)
+    return 0.0 if together is None or alone is None else max(0.0, together - alone)
 
 
 class _Step(Generic[WorkT]):
@@ -124,18 +145,19 @@ class _Step(Generic[WorkT]):
             self._add_prompts(prompts, self._limits.seconds, at_least=at_least)
         return self.plan
 
-    def filled_up(self, works: Iterable[WorkT]) -> list[Chunk[WorkT]]:
-        """Adds what makes the step hardly longer than it is."""
+    def fill_up(self, works: Iterable[WorkT], spare_seconds: float) -> None:
+        """Adds what makes the step so much longer at most."""
+        if spare_seconds <= 0:
+            return
         decoding, prompts = _apart(works)
         self._shape = total(chunk.shape for chunk in self.plan)
-        seconds = (1 + _BATCH_SHARE) * (self._cost.expected_seconds(self._shape) or 0.0)
+        seconds = spare_seconds + (self._cost.expected_seconds(self._shape) or 0.0)
         for work in decoding[: self._limits.tokens - self._shape.token_count]:
             chunk = Chunk(work, 1)
             if (self._cost.expected_seconds(self._shape + chunk.shape) or 0.0) > seconds:
-                return self.plan
+                return
             self._add(chunk)
         self._add_prompts(prompts, seconds, at_least=0)
-        return self.plan
 
     def _add_prompts(self, prompts: list[WorkT], seconds: float, *, at_least: int) -> None:
         for work in in_order(prompts, now=self._now, prefill_rate=self._cost.prefill_tokens_per_second):

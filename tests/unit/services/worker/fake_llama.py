@@ -38,7 +38,7 @@ class FakeModel:
 class FakeContext:
     """Keeps each sequence's tokens, and refuses what llama.cpp would: gaps in positions, too many cells."""
 
-    def __init__(self, *, cells: int = 10_000, seconds_per_step: float = 0.0) -> None:
+    def __init__(self, *, cells: int = 10_000, seconds_per_step: float = 0.0, seconds_per_token: float = 0.0) -> None:
         self.sequences: dict[int, list[int]] = {}
         self.steps: list[list[tuple[int, int]]] = []
         self.prefilled_count = self.restored_count = 0
@@ -46,7 +46,7 @@ class FakeContext:
         self.gate: threading.Event | None = None
         self.next_token = next_token
         self.on_save: Callable[[int], None] = lambda _token_count: None
-        self._cells, self._seconds = cells, seconds_per_step
+        self._cells, self._seconds, self._seconds_per_token = cells, seconds_per_step, seconds_per_token
         self._outputs: dict[int, NDArray[np.float32]] = {}
 
     @property
@@ -59,8 +59,8 @@ class FakeContext:
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("broken")
-        if self._seconds:
-            time.sleep(self._seconds)
+        if seconds := self._seconds + self._seconds_per_token * sum(len(row.tokens) for row in rows):
+            time.sleep(seconds)
         self.steps.append([(row.sequence_id, len(row.tokens)) for row in rows])
         self._outputs = {}
         outputs = []

@@ -20,6 +20,7 @@ from services.worker.generation import Event, Generation
 from services.worker.kv_pool import KvPool
 from services.worker.llama import Row
 from services.worker.ram_tier import RamTier
+from services.worker.scheduler import MOST_DELAY_SECONDS
 from services.worker.speculation.draft_model import DraftModel
 from tests.unit.services.worker.fake_llama import FakeContext, FakeModel, FakeSampler, expected
 
@@ -458,6 +459,19 @@ def test_a_title_is_made_once_no_other_worker_has_work_that_somebody_waits_for(t
         title.wait()
     other.close()
     assert title.generated == expected([1, 2, 3], 3)
+
+
+def test_a_summary_delays_a_stream_by_a_step_in_all() -> None:
+    with running_engine(FakeContext(seconds_per_token=0.002)) as (engine, context, _):
+        main = Request([1, 2, 3], max_tokens=120)
+        engine.submit(main.generation)
+        main.next()
+        summary = Request([7] * 3000, max_tokens=1, is_batch=True)
+        engine.submit(summary.generation)
+        main.wait()
+        beside = sum(length for rows in context.steps for _, length in rows if length > 3)
+        engine.cancel(summary.generation)
+    assert 20 <= beside * 0.002 / MOST_DELAY_SECONDS * 100 <= 130
 
 
 def test_what_somebody_waits_for_does_not_stand_back(tmp_path: Path) -> None:

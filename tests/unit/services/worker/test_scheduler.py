@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from services.worker.cost import ATTENTION_TILE, StepCost, StepShape, total
 from services.worker.scheduler import (
     MIN_PREFILL_TOKENS,
+    MOST_DELAY_SECONDS,
     Chunk,
     StepLimits,
+    delay_seconds,
     in_order,
     in_whole_tiles,
     plan_step,
@@ -27,6 +29,7 @@ class FakeWork:
     is_batch: bool = False
     arrived_at: float = 0.0
     computed_count: int = 0
+    delayed_seconds: float = 0.0
 
 
 def cost() -> StepCost:
@@ -120,20 +123,33 @@ def test_batch_work_stands_behind_a_prompt_that_takes_minutes() -> None:
     assert [work.name for work in in_order([title, main], now=60.0, prefill_rate=100.0)] == ["main", "title"]
 
 
-def test_a_title_does_not_slow_a_stream() -> None:
-    stream = FakeWork("main", 1, is_decoding=True)
-    assert plan(stream, FakeWork("title", 1, is_decoding=True, is_batch=True)) == [("main", 1)]
-    assert plan(stream, FakeWork("summary", 9000, is_batch=True)) == [("main", 1)]
+def test_batch_work_beside_a_stream_makes_a_step_longer_by_what_is_left_of_the_delay_allowed() -> None:
+    stream, summary = FakeWork("main", 1, is_decoding=True), FakeWork("summary", 9000, is_batch=True)
+    planned = chunks(stream, summary)
+    spent = delay_seconds(planned, now=0.0, cost=COST)
+    assert 0.8 * MOST_DELAY_SECONDS < spent <= MOST_DELAY_SECONDS
+    stream.delayed_seconds = MOST_DELAY_SECONDS - 0.02
+    assert 1 < plan(stream, summary)[1][1] <= 5
+    stream.delayed_seconds = MOST_DELAY_SECONDS
+    assert plan(stream, summary) == [("main", 1)]
 
 
-def test_a_title_goes_on_beside_a_prompt_that_it_hardly_slows() -> None:
-    titles = [FakeWork(f"t{n}", 1, is_decoding=True, is_batch=True) for n in range(30)]
-    planned = chunks(FakeWork("main", 500), *titles)
-    alone, together = (COST.expected_seconds(total(one.shape for one in plan)) for plan in (planned[:1], planned))
-    assert alone is not None
-    assert together is not None
-    assert 5 < len(planned) < 31
-    assert alone < together <= 1.04 * alone
+def test_a_title_decodes_beside_a_stream_until_that_was_delayed_enough() -> None:
+    stream, title = FakeWork("main", 1, is_decoding=True), FakeWork("title", 1, is_decoding=True, is_batch=True)
+    assert plan(stream, title) == [("main", 1), ("title", 1)]
+    stream.delayed_seconds = MOST_DELAY_SECONDS
+    assert plan(stream, title) == [("main", 1)]
+
+
+def test_who_was_delayed_most_says_how_much_more_may_be() -> None:
+    streams = [FakeWork("a", 1, is_decoding=True), FakeWork("b", 1, is_decoding=True, delayed_seconds=1.0)]
+    assert plan(*streams, FakeWork("summary", 9000, is_batch=True)) == [("a", 1), ("b", 1)]
+
+
+def test_nobody_is_delayed_where_all_work_is_of_one_kind() -> None:
+    title, summary = FakeWork("title", 1, is_decoding=True, is_batch=True), FakeWork("summary", 9000, is_batch=True)
+    assert delay_seconds(chunks(title, summary), now=0.0, cost=COST) == 0.0
+    assert delay_seconds(chunks(FakeWork("main", 900)), now=0.0, cost=COST) == 0.0
 
 
 def test_where_nobody_is_in_front_batch_work_has_the_whole_step() -> None:
