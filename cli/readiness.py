@@ -1,6 +1,7 @@
 """Waits until all processes serve, and says so one by one."""
 
 import asyncio
+import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,6 +21,11 @@ _REMINDER_SECONDS: Final = 15.0
 _MOST_FAILURES: Final = 3
 _SETTLE_SECONDS: Final = 10.0
 """How long all may take to be seen as healthy by the router after each serves by itself."""
+_CRASHES: Final = frozenset({-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS})
+_ANEW: Final = (
+    " llama.cpp crashed: was it compiled for another processor, or without deploy/amx_tile_config.h? "
+    "`make clean` and `make run` compile it anew."
+)
 
 
 class Watch:
@@ -27,12 +33,15 @@ class Watch:
 
     def __init__(self) -> None:
         self._failures: Counter[str] = Counter()
+        self._crashed: set[str] = set()
         self.on_end: Callable[[ChildEnded], None] = lambda _event: None
         """Told of each of them too."""
 
     def ended(self, event: ChildEnded) -> None:
         """Takes note of a child that ended by itself."""
         self._failures[event.name] = event.count
+        if event.exit_code in _CRASHES:
+            self._crashed.add(event.name)
         self.on_end(event)
         delay = f"{event.restart_delay_seconds:g} s"
         say("error", f"{escape(event.name)} ended ({event.cause}); it is started again in {delay}")
@@ -40,7 +49,9 @@ class Watch:
     def check(self, name: str) -> None:
         """Raises an error where a child doesn't come up."""
         if self._failures[name] >= _MOST_FAILURES:
-            raise CommandError(f"{name} ended {self._failures[name]} times while starting; its messages are above.")
+            remedy = _ANEW if name in self._crashed else ""
+            times = f"{self._failures[name]} times while starting"
+            raise CommandError(f"{name} ended {times}; its messages are above.{remedy}")
 
 
 async def wait_for_services(services: Sequence[Service], watch: Watch) -> None:

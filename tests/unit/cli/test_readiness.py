@@ -1,4 +1,5 @@
 import asyncio
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +36,16 @@ def test_a_start_that_fails_three_times_is_given_up() -> None:
     with pytest.raises(CommandError, match="router ended 3 times while starting"):
         watch.check("router")
     watch.check("cache")
+
+
+def test_a_model_that_crashes_at_each_start_is_told_to_be_compiled_anew() -> None:
+    watch = Watch()
+    watch.ended(ChildEnded("model coder", -signal.SIGSEGV, 0.5, 3))
+    watch.ended(ended("cache", 3))
+    with pytest.raises(CommandError, match="`make clean` and `make run` compile it anew"):
+        watch.check("model coder")
+    with pytest.raises(CommandError, match=r"its messages are above\.$"):
+        watch.check("cache")
 
 
 def test_an_end_is_said_with_cause_and_delay(capsys: pytest.CaptureFixture[str]) -> None:
