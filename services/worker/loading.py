@@ -13,7 +13,7 @@ from services.worker.compute_lock import ComputeLock, FileComputeLock, NoCompute
 from services.worker.fingerprint import fingerprint, model_digest
 from services.worker.kv_pool import KvPool
 from services.worker.llama import LlamaContext, LlamaModel, LoadFailed, device_names, initialise, llama_version
-from services.worker.parked_budget import measure_parked_budget
+from services.worker.parked_budget import CPU_SHARE, GPU_SHARE, measure_parked_budget
 from services.worker.passing_thread import in_passing_thread
 from services.worker.ram_tier import RamTier
 from services.worker.settings import WorkerSettings
@@ -105,7 +105,8 @@ def _pool(
 ) -> KvPool:  # fmt: skip
     parked_cells = size.parked_cells
     if ram is not None and model.forks_at_any_token and settings.parked_cells is None:
-        parked_cells = in_passing_thread(partial(measure_parked_budget, context, at_most=parked_cells))
+        share = GPU_SHARE if computes_on_gpu(settings) else CPU_SHARE
+        parked_cells = in_passing_thread(partial(measure_parked_budget, context, at_most=parked_cells, share=share))
     _log.info("kv_tiers_sized", parked_cells=parked_cells, ram_bytes=0 if ram is None else ram.budget_bytes)
     return KvPool(
         context.kv, cells=size.cells, sequences=sequences, parked_sequences=settings.parked_sequences,

@@ -53,7 +53,8 @@ class WorkerSettings(ServiceSettings):
     parked_sequences: int = Field(default=16, ge=0, le=128)
     """Finished conversations that keep their KV state."""
     parked_cells: PositiveInt | None = None
-    """KV cells that finished conversations may keep; unset means as many as slow a decode step by at most 1 %."""
+    """KV cells that finished conversations may keep; unset means as many as slow a decode step by at most 1 %, on a GPU
+    by at most 25 %."""
     ram_bytes: int | None = Field(default=None, ge=0)
     """Host memory for KV state that left the cells; unset means a quarter of what is free, at most 8 GB; 0 is none."""
     kv_store: bool = True
