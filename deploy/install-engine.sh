@@ -23,12 +23,13 @@ if ! cmake_args=$("$venv/bin/python" -m cli.accel "$kind"); then
     esac
 fi
 
-# One that is there may be of another kind, or compiled with other flags.
-"$venv/bin/python" -m pip uninstall --quiet --yes --root-user-action=ignore llama-cpp-python
-cache=
+cache= # the one for the processor is what pip's settings name
 case $cmake_args in
-*CUDA=ON* | *VULKAN=ON*) cache="--cache-dir=$venv/pip-cache-$kind" ;; # pip's own holds one for the processor
+*CUDA=ON* | *VULKAN=ON* | *METAL=ON*) cache="--cache-dir=${PIP_CACHE_DIR:-$venv/pip-cache}-$kind" ;;
 esac
 echo "This takes 5 to 11 minutes the first time." >&2
-CMAKE_ARGS=$cmake_args install ${cache:+"$cache"} --require-hashes -r "$lock"
+rm -f "$stamp"
+# One that is there may be of another kind, or compiled with other flags; it stays until the new one is built.
+CMAKE_ARGS=$cmake_args install ${cache:+"$cache"} --force-reinstall --no-deps --require-hashes -r requirements/engine.lock
+install --require-hashes -r "$lock"
 echo "$kind" >"$stamp"

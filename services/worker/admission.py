@@ -98,8 +98,8 @@ class Admission:
         return generation.has_waited
 
     def _promised_count(self, waiting: Generation, running: Generation) -> int:
-        if running.is_decoding or not self._pool.forks:
-            return 0
+        if running.is_decoding or not self._pool.forks or (running.is_batch and not waiting.is_batch):
+            return 0  # batch work may rest for minutes behind others
         return min(shared_length(waiting.tokens, running.tokens), len(waiting.tokens) - 1)
 
 

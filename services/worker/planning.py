@@ -13,7 +13,7 @@ from services.worker.generation import Generation
 from services.worker.kv_pool import KvPool
 from services.worker.parked_sequences import PAUSE_SECONDS
 from services.worker.requests import Requests
-from services.worker.scheduler import Chunk, StepLimits, delay_seconds, plan_step
+from services.worker.scheduler import Chunk, StepLimits, delay_seconds, plan_step, stands_back
 from services.worker.speculation.speculator import Speculator
 
 _UNSHARED_STEP_SECONDS: Final = 2.0  # bounds how long a new or cancelled request waits for the step in progress
@@ -37,25 +37,28 @@ class Planner:
 
     def plan(self) -> Plan:
         """Plans a step whose tokens all have cells; who came last gives its cells up if there are too few."""
-        plan = self._plan_within_cells()
-        if seconds := delay_seconds(plan, now=time.monotonic(), cost=self._cost):
+        now = time.monotonic()
+        plan = self._plan_within_cells(now)
+        if seconds := delay_seconds(plan, now=now, cost=self._cost):
             for generation in self._requests.running:
-                generation.delayed_seconds += seconds
+                if not stands_back(generation, now=now):
+                    generation.delayed_seconds += seconds
         return plan
 
-    def _plan_within_cells(self) -> Plan:
+    def _plan_within_cells(self, now: float) -> Plan:
         running = self._requests.running
         pause = PAUSE_SECONDS if self._requests.is_streaming else math.inf
         while running:
             plain = self._plan_step({})
-            drafts = self._speculator.drafts(plain) if self._pool.forks else {}
+            in_front = [chunk for chunk in plain if not stands_back(chunk.generation, now=now)] or plain
+            drafts = self._speculator.drafts(in_front) if self._pool.forks else {}
             if drafts and self._has_room(plan := self._plan_step(drafts), pause):
                 return plan
             if self._has_room(plain, pause):
                 return plain
             if plain := self._smaller(plain):
                 return plain
-            latest = max(running, key=lambda one: one.arrived_at)
+            latest = max(running, key=lambda one: (stands_back(one, now=now), one.arrived_at))
             _log.info("request_preempted", request_id=latest.request_id)
             self._requests.preempt(latest)
         return []
@@ -85,7 +88,7 @@ class Planner:
         return not self._pool.can_free_cells() and self._pool.free_cells >= count
 
     def _step_seconds(self) -> float:
-        if self._requests.is_streaming:
+        if self._requests.is_streaming or self._requests.is_batch_before_urgent:
             return self._step_budget_seconds
         if self._lock.is_contended or all(one.is_batch for one in self._requests.running):
             return _SHARED_STEP_SECONDS

@@ -63,7 +63,7 @@ class Requests:
     def is_streaming(self) -> bool:
         """Whether an answer is being decoded: one that somebody waits for, if there is any such work."""
         now = time.monotonic()
-        urgent = [one for one in self.running if not stands_back(one, now=now)]
+        urgent = [one for one in (*self.running, *self.waiting) if not stands_back(one, now=now)]
         return any(one.is_decoding for one in urgent or self.running)
 
     @property
@@ -75,6 +75,12 @@ class Requests:
     def cancelled(self) -> list[Generation]:
         """Those that nobody waits for any more."""
         return [one for one in (*self.running, *self.waiting) if one.is_cancelled]
+
+    @property
+    def is_batch_before_urgent(self) -> bool:
+        """Whether what somebody waits for can't run yet, and only batch work does."""
+        now = time.monotonic()
+        return self.are_urgent and all(stands_back(one, now=now) for one in self.running)
 
     @property
     def are_urgent(self) -> bool:

@@ -42,7 +42,7 @@ def test_a_model_that_crashes_at_each_start_is_told_to_be_compiled_anew() -> Non
     watch = Watch()
     watch.ended(ChildEnded("model coder", -signal.SIGSEGV, 0.5, 3))
     watch.ended(ended("cache", 3))
-    with pytest.raises(CommandError, match="`make clean` and `make run` compile it anew"):
+    with pytest.raises(CommandError, match="`make clean` and `make run` compile it for this one"):
         watch.check("model coder")
     with pytest.raises(CommandError, match=r"its messages are above\.$"):
         watch.check("cache")

@@ -474,6 +474,22 @@ def test_a_summary_delays_a_stream_by_a_step_in_all() -> None:
     assert 20 <= beside * 0.002 / MOST_DELAY_SECONDS * 100 <= 130
 
 
+def test_a_prompt_does_not_wait_for_the_same_beginning_of_a_summary_that_rests() -> None:
+    with running_engine(FakeContext(seconds_per_token=0.001)) as (engine, _, _):
+        stream = Request([1, 2, 3], max_tokens=3000)
+        engine.submit(stream.generation)
+        stream.next()
+        summary = Request([7] * 2000, max_tokens=1, is_batch=True)
+        engine.submit(summary.generation)
+        time.sleep(0.5)
+        main = Request([*[7] * 1000, 5], max_tokens=2)
+        engine.submit(main.generation)
+        main.wait()
+        assert stream.generation.is_running
+        for request in (stream, summary):
+            engine.cancel(request.generation)
+
+
 def test_what_somebody_waits_for_does_not_stand_back(tmp_path: Path) -> None:
     other = FileComputeLock(tmp_path / "lock")
     other.claim(is_urgent=True)
