@@ -7,9 +7,9 @@ from typing import Final
 from services.worker.llama import LlamaContext, Row
 
 CPU_SHARE: Final = 0.01
-"""How much slower a step may be for parked cells: moving one away takes as long as it slows 30 steps (0.5B)."""
+"""How much slower a step may be for parked cells: to move one away and back takes what it costs 30 steps (0.5B)."""
 GPU_SHARE: Final = 0.25
-"""There as long as 450 steps, more than most answers have (1.5B on an H100)."""
+"""There what it costs 450 steps, more than most answers have (1.5B on an H100)."""
 _SAMPLE_TOKENS: Final = 64
 _MOST_LOADED_CELLS: Final = 8192
 _STEPS: Final = 5
