@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.worker.blocks import BLOCK_TOKENS, Block, BlockStore, HashedTokens, StoredPiece, shared_token_count
+from services.worker.measured_rate import MeasuredRate
 
-_WEIGHT_OF_NEW: Final = 0.25
 _FIRST_TOKENS: Final = 16  # copied at a time until the rate is known
 _FEWEST_TOKENS: Final = 4
 _SPARE_SHARE: Final = 1.05
@@ -81,8 +81,7 @@ class BlockMover:
 
     def __init__(self, memory: StateMemory, store: BlockStore, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._memory, self.store, self._clock = memory, store, clock
-        self._restore_rate: float | None = None
-        self._save_rate: float | None = None
+        self.restore_rate, self._save_rate = MeasuredRate(), MeasuredRate()
         self._bytes_per_token = 0.0
         self._begun: _Begun | None = None
 
@@ -131,16 +130,12 @@ class BlockMover:
         """Appends a block's positions to a sequence. Raises `StateLost`."""
         started = self._clock()
         self._memory.restore(sequence_id, block.data, piece.start, piece.end)
-        self._restore_rate = _updated(self._restore_rate, len(block.tokens), self._clock() - started)
-
-    def is_faster_than(self, prefill_rate: float) -> bool:
-        """Whether restoring beats computing; it is tried where nothing is known yet."""
-        return self._restore_rate is None or self._restore_rate > prefill_rate
+        self.restore_rate.observe(len(block.tokens), self._clock() - started)
 
     def _copy(self, sequence_id: int, start: int, count: int, room: NDArray[np.uint8]) -> NDArray[np.uint8]:
         started = self._clock()
         data = self._memory.save(sequence_id, start, start + count, room=room)
-        self._save_rate = _updated(self._save_rate, count, self._clock() - started)
+        self._save_rate.observe(count, self._clock() - started)
         self._bytes_per_token = max(self._bytes_per_token, len(data) / count)
         return data
 
@@ -148,9 +143,9 @@ class BlockMover:
         """Tokens whose state can be copied in a time; at least a few, so that it ends."""
         if math.isinf(seconds):
             return BLOCK_TOKENS
-        if self._save_rate is None:
+        if (rate := self._save_rate.tokens_per_second) is None:
             return _FIRST_TOKENS
-        return max(_FEWEST_TOKENS, min(BLOCK_TOKENS, int(self._save_rate * seconds)))
+        return max(_FEWEST_TOKENS, min(BLOCK_TOKENS, int(rate * seconds)))
 
     def _begun_of(self, sequence_id: int, name: bytes) -> _Begun | None:
         begun = self._begun
@@ -166,9 +161,3 @@ class BlockMover:
         if len(tokens) == BLOCK_TOKENS:
             return False
         return any(shared_token_count(tokens, known) == len(tokens) for _, known in self.store.children(parent))
-
-
-def _updated(known: float | None, count: int, seconds: float) -> float:
-    """A rate after one more measurement."""
-    rate = count / max(seconds, 1e-9)
-    return rate if known is None else known + _WEIGHT_OF_NEW * (rate - known)

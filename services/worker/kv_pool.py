@@ -109,6 +109,8 @@ class KvPool(ParkedSequences):
             self._restored = self._restore_checkpoint(wanted)
         pieces = self._pieces(wanted, match)
         if not pieces:
+            if self._mover and not self._mover.restore_rate.beats(self._prefill_rate):
+                self._mover.restore_rate.recover()
             return False
         if self._fetching and self._fetching.wanted is not wanted:
             return True
@@ -211,7 +213,7 @@ class KvPool(ParkedSequences):
         self._fetching = self._protected_id = None
 
     def _pieces(self, wanted: HashedTokens, match: Match | None) -> list[StoredPiece]:
-        if self._mover is None or not self._mover.is_faster_than(self._prefill_rate):
+        if self._mover is None or not self._mover.restore_rate.beats(self._prefill_rate):
             return []
         return stored_pieces(wanted, self._mover.store, start=match.length if match else 0, limit=len(wanted) - 1)
 

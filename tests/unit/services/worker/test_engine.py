@@ -336,7 +336,8 @@ def test_a_preempted_request_gets_its_state_back_from_memory() -> None:
 
 
 def test_a_conversation_that_left_the_cells_comes_back_without_prefill() -> None:
-    with running_engine(parked_cells=0, ram=1_000_000, cells=2000) as (engine, context, _):
+    slow = FakeContext(cells=2000, seconds_per_token=0.0002)  # slower than what it saves can be brought back
+    with running_engine(slow, parked_cells=0, ram=1_000_000, cells=2000) as (engine, context, _):
         first = Request(range(1, 101), max_tokens=200)
         engine.submit(first.generation)
         first.wait()
@@ -436,7 +437,7 @@ def test_an_engine_that_cannot_warm_up_does_not_start() -> None:
 
 
 def test_of_requests_that_come_together_each_finds_what_it_begins_with_in_its_cells() -> None:
-    with running_engine(ram=1_000_000, parked_cells=0) as (engine, _, _):
+    with running_engine(FakeContext(seconds_per_token=0.0002), ram=1_000_000, parked_cells=0) as (engine, _, _):
         known = Request(range(600), max_tokens=1)
         engine.submit(known.generation)
         known.wait()

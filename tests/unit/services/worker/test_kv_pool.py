@@ -338,6 +338,20 @@ def test_state_is_computed_anew_where_that_is_faster_than_bringing_it_back() -> 
     assert made.match([*LONG, 5]) is None
 
 
+def test_state_that_was_slow_to_come_back_once_is_tried_again_some_time() -> None:
+    made = Pool(cells=1000, ram=100_000, clock=Clock())
+    made.park(LONG)
+    assert made.pool.make_room(1000)
+    made.fetch(LONG[:300])  # the clock stands still: as fast as can be measured
+    made.pool.drop_parked()
+    made.pool.housekeeping(is_busy=True, is_streaming=False, prefill_rate=1e10)
+    made.fetch([*LONG, 5])
+    assert made.match([*LONG, 5]) is None
+    for _ in range(30):
+        made.fetch([*LONG, 5])
+    assert made.match([*LONG, 5])
+
+
 def test_without_memory_for_blocks_the_end_is_dropped_and_the_beginning_stays() -> None:
     made = Pool(cells=1000)
     parked_id = made.park(LONG)
