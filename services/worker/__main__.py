@@ -183,7 +183,7 @@ def _servicer(
     return InferenceServicer(
         engine, model, preparer, description, explainer=explainer,
         speculation=SpeculationOptions(settings.speculation, settings.speculation_tokens),
-        has_draft_model=loaded.draft_model is not None, stored=stored,
+        has_draft_model=loaded.draft_model is not None, stored=stored, has_tool_gate=settings.tool_gate,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -29,10 +29,14 @@ _Handle = Any  # a `llama_sampler *`
 class Sampler:
     """The samplers of one request. Use it from one thread; `close` frees llama.cpp's side.
 
-    `candidates` is memory that samplers of one thread may share. A grammar that can't be parsed raises `ValueError`.
+    `candidates` is memory that samplers of one thread may share. The first token is none of `forbidden_first`.
+    A grammar that can't be parsed raises `ValueError`.
     """
 
-    def __init__(self, model: LlamaModel, options: SamplingOptions, candidates: Candidates | None = None) -> None:
+    def __init__(
+        self, model: LlamaModel, options: SamplingOptions, candidates: Candidates | None = None, *,
+        forbidden_first: Collection[int] = (),
+    ) -> None:  # fmt: skip
         self._chain = self._grammar = None
         self._model = model
         self._candidates = candidates or Candidates(model.vocab_size)
@@ -46,6 +50,7 @@ class Sampler:
         self._chain = None if steps == [Step("greedy")] else _chain(model, options, steps)
         self._seed = options.seed if steps[-1].name == "dist" else None
         self._draw_count = 0
+        self._forbidden = list(forbidden_first)
 
     def __del__(self) -> None:
         self.close()
@@ -64,6 +69,10 @@ class Sampler:
 
     def sample(self, logits: NDArray[np.float32]) -> int:
         """Chooses and accepts the next token; where the request's grammar allows none, that is a token that ends."""
+        if self._forbidden:
+            logits = logits.copy()
+            logits[self._forbidden] = -np.inf
+            self._forbidden = []
         if self._chain is None and self._grammar is None:
             return int(logits.argmax())
         token = self._choose(logits)

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
+from functools import cached_property, partial
 from typing import Any
 
 from localcode.inference.v1 import inference_pb2 as pb
@@ -24,6 +24,7 @@ from services.worker.speculation import SpeculationOptions
 from services.worker.speculation.options import merge_options
 from services.worker.stored_tier import StoredTier, Visit
 from services.worker.tool_calls import Format
+from services.worker.tool_gate import Need, ask, call_beginnings, decided
 
 
 class Mailbox:
@@ -48,19 +49,27 @@ class InferenceServicer(InferenceServiceServicer):
     def __init__(
         self, engine: Engine, model: LlamaModel, preparer: Preparer, description: pb.ModelDescription, *,
         explainer: Explainer, speculation: SpeculationOptions, has_draft_model: bool,
-        stored: StoredTier | None = None,
+        stored: StoredTier | None = None, has_tool_gate: bool = False,
     ) -> None:  # fmt: skip
         self._engine, self._model, self._preparer = engine, model, preparer
         self._description, self._explainer = description, explainer
         self._speculation, self._has_draft_model = speculation, has_draft_model
         self._candidates = Candidates(model.vocab_size)
-        self._stored = stored
+        self._stored, self._has_tool_gate = stored, has_tool_gate
 
-    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncGenerator[pb.GenerateResponse]:
         """Streams one answer; leaving it, also cancelled, frees the slot."""
         self._check_model(request.model)
+        need = await ask(request, self._generate) if self._has_tool_gate else Need.UNSURE
+        async with aclosing(self._generate(decided(request, need), may_open_call=need is not Need.NONE)) as events:
+            async for event in events:
+                yield event
+
+    async def _generate(
+        self, request: pb.GenerateRequest, *, may_open_call: bool = True
+    ) -> AsyncGenerator[pb.GenerateResponse]:
         arrived_at = time.monotonic()
-        prepared, sampler = await asyncio.to_thread(self._prepare, request)
+        prepared, sampler = await asyncio.to_thread(self._prepare, request, may_open_call=may_open_call)
         visit = await self._visit(request, prepared)
         transcript = Transcript()
         async with (
@@ -111,14 +120,19 @@ class InferenceServicer(InferenceServiceServicer):
         text, tokens = await asyncio.to_thread(self._preparer.render, request.chat)
         return pb.RenderPromptResponse(text=text, token_ids=tokens)
 
-    def _prepare(self, request: pb.GenerateRequest) -> tuple[Prepared, Sampler]:
+    def _prepare(self, request: pb.GenerateRequest, *, may_open_call: bool) -> tuple[Prepared, Sampler]:
         prepared = self._preparer.prepare(request)
+        forbidden = frozenset[int]() if may_open_call else self._call_beginnings
         try:
-            sampler = Sampler(self._model, prepared.options, self._candidates)
+            sampler = Sampler(self._model, prepared.options, self._candidates, forbidden_first=forbidden)
         except ValueError as error:
             raise InvalidRequest(f"The answer's form can't be held: {error}.", param="response_format") from error
         sampler.read_prompt(prepared.tokens)
         return prepared, sampler
+
+    @cached_property
+    def _call_beginnings(self) -> frozenset[int]:
+        return call_beginnings(map(self._model.piece, range(self._model.vocab_size)))
 
     async def _visit(self, request: pb.GenerateRequest, prepared: Prepared) -> Visit | None:
         """Brings stored state of the prompt within the engine's reach."""

@@ -109,6 +109,15 @@ def test_a_forbidden_token_is_never_drawn() -> None:
     assert 11 not in frequencies({"top_k": 2, "logit_bias": {11: -np.inf}}, logits_with({11: 30.0, 22: 8.0}), 50)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_must_not_come_first_may_come_later(temperature: float) -> None:
+    options = SamplingOptions(temperature=temperature, seed=5)
+    chooser = Sampler(cast("Any", BareModel()), options, forbidden_first=frozenset({7}))
+    logits = logits_with({7: 50.0, 9: 30.0})
+    assert [chooser.sample(logits) for _ in range(2)] == [9, 7]
+    assert logits[7] == 50.0
+
+
 def test_penalties_count_the_prompts_last_tokens_and_forget_old_ones() -> None:
     one = sampler(temperature=0, presence_penalty=2.0, repeat_last_n=3)
     one.read_prompt([11, 5, 6])

@@ -1,0 +1,63 @@
+"""A worker whose model is asked whether a message needs a tool: what it says is what becomes of the answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.fakes.edge import serving_edge
+from tests.fakes.local_worker import serving_worker
+from tests.fakes.scripted_model import Branch, Script, write_scripted_model
+from tests.fakes.scripts import WEATHER_CALL
+
+pytestmark = pytest.mark.integration
+
+GATE = "general knowledge alone"  # stands in the gate's question, and nowhere else
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+@asynccontextmanager
+async def serving(folder: Path, script: Script, *, tool_gate: bool) -> AsyncIterator[httpx.AsyncClient]:
+    path = await asyncio.to_thread(write_scripted_model, folder / f"{tool_gate}.gguf", script)
+    async with (
+        serving_worker(path, temperature=0, tool_gate=tool_gate, prompt_layout="tools_first_restated") as address,
+        serving_edge(address) as url,
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
+    ):
+        yield client
+
+
+async def answer(client: httpx.AsyncClient, *history: dict[str, str]) -> dict[str, object]:
+    messages = [*history, {"role": "user", "content": "Hi"}]
+    response = await client.post(
+        "/v1/chat/completions", json={"messages": messages, "tools": [TOOL], "max_tokens": 256}
+    )
+    assert response.status_code == 200, response.text
+    message: dict[str, object] = response.json()["choices"][0]["message"]
+    return message
+
+
+@pytest.mark.parametrize("tool_gate", [False, True])
+async def test_an_answer_that_was_no_call_is_one_if_the_gate_says_so(tmp_path: Path, tool_gate: bool) -> None:
+    script = Script(default="Hello!", branches=(Branch(GATE, "tools"),))
+    async with serving(tmp_path, script, tool_gate=tool_gate) as client:
+        assert bool((await answer(client)).get("tool_calls")) == tool_gate
+
+
+@pytest.mark.parametrize("tool_gate", [False, True])
+async def test_an_answer_that_was_a_call_is_none_if_the_gate_says_so(tmp_path: Path, tool_gate: bool) -> None:
+    script = Script(default=WEATHER_CALL, branches=(Branch(GATE, "knowledge"),))
+    async with serving(tmp_path, script, tool_gate=tool_gate) as client:
+        message = await answer(client)
+    assert bool(message.get("tool_calls")) != tool_gate
+    assert not str(message.get("content") or "").startswith("<tool_call>")
+
+
+async def test_later_messages_are_left_to_the_model(tmp_path: Path) -> None:
+    script = Script(default="Hello!", branches=(Branch(GATE, "tools"),))
+    history = ({"role": "user", "content": "Good day"}, {"role": "assistant", "content": "Shall I look?"})
+    async with serving(tmp_path, script, tool_gate=True) as client:
+        assert (await answer(client, *history))["content"] == "Hello!"
