@@ -66,7 +66,9 @@ _EXAMPLES: Final = (
     ("Check the logs.", _TOOLS),
 )
 _DECIDING_MARGIN: Final = math.log(2)  # nats: one answer is twice as likely as the other
+_LEAST_LOGPROB: Final = math.log(0.1)  # a model that would rather say something else was not understood
 _MOST_CHARACTERS: Final = 600
+_MOST_CHARACTERS_BEFORE: Final = 200
 _MOST_ALTERNATIVES: Final = 20
 _CALL_BEGINNINGS: Final = ("{", "[{", "<", "```")
 _REMINDERS: Final = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
@@ -82,19 +84,20 @@ class Need(Enum):
 
 
 def gate_prompt(request: pb.GenerateRequest) -> pb.ChatPrompt | None:
-    """The conversation that asks; None where nothing is to be decided.
+    """The conversation that asks; None unless tools are offered, the model may choose, and a person is to be answered.
 
-    That is so unless tools are offered, the model may choose, and the first message of a person is to be answered: what
-    later ones mean ("yes, do it") depends on what was said before.
+    What a later message means ("yes, do it") depends on what the assistant said before, so the end of that is shown.
     """
     chat = request.chat
     is_open = chat.tool_choice.mode in {pb.TOOL_CHOICE_MODE_UNSPECIFIED, pb.TOOL_CHOICE_MODE_AUTO}
     if not chat.tools or not is_open or request.resume_tokens or request.HasField("response_format"):
         return None
-    users = [message for message in chat.messages if message.role == pb.ROLE_USER]
-    if len(users) != 1 or chat.messages[-1].role != pb.ROLE_USER:
+    if chat.messages[-1].role != pb.ROLE_USER:
         return None
-    text = _excerpt(users[0])
+    text = _excerpt(chat.messages[-1])
+    if text and any(message.role != pb.ROLE_SYSTEM for message in chat.messages[:-1]):
+        before = _said_before(chat)
+        text = f"(The assistant said before: {before})\n{text}" if before else ""
     return _conversation(text) if text else None
 
 
@@ -106,7 +109,7 @@ def need_of(alternatives: Iterable[pb.TopLogprob]) -> Need:
         for word in logprobs:
             if beginning and word.startswith(beginning):
                 logprobs[word] = max(logprobs[word], alternative.logprob)
-    if max(logprobs.values()) == -math.inf:
+    if max(logprobs.values()) < _LEAST_LOGPROB:
         return Need.UNSURE
     margin = logprobs[_TOOLS] - logprobs[_KNOWLEDGE]
     if abs(margin) < _DECIDING_MARGIN:
@@ -170,11 +173,21 @@ def _excerpt(message: pb.Message) -> str:
     """What a person wrote, without what agents put beside it; of a long text the beginning and the end."""
     if any(part.HasField("image") for part in message.content):
         return ""
-    text = _REMINDERS.sub("", "\n".join(part.text for part in message.content)).strip()
+    text = _REMINDERS.sub("", _text(message)).strip()
     if len(text) <= _MOST_CHARACTERS:
         return text
     half = _MOST_CHARACTERS // 2
     return f"{text[:half]} ... {text[-half:]}"
+
+
+def _said_before(chat: pb.ChatPrompt) -> str:
+    """The end of the last answer that was more than a call."""
+    texts = (_text(message) for message in reversed(chat.messages) if message.role == pb.ROLE_ASSISTANT)
+    return next(filter(None, texts), "")[-_MOST_CHARACTERS_BEFORE:]
+
+
+def _text(message: pb.Message) -> str:
+    return "\n".join(part.text for part in message.content).strip()
 
 
 def _conversation(text: str) -> pb.ChatPrompt:

@@ -35,12 +35,12 @@ def test_the_first_message_of_a_person_is_asked_about_alone_behind_examples() ->
 def unasked() -> dict[str, pb.GenerateRequest]:
     requests = {
         name: asked("List the files.")
-        for name in ("no tools", "a result", "a later message", "resumed", "a form", "an image")
+        for name in ("no tools", "a result", "behind a call", "resumed", "a form", "an image")
     }
     del requests["no tools"].chat.tools[:]
     requests["a result"].chat.messages.append(said(pb.ROLE_TOOL, "a.py"))
-    requests["a later message"].chat.messages.append(said(pb.ROLE_ASSISTANT, "Shall I?"))
-    requests["a later message"].chat.messages.append(said(pb.ROLE_USER, "Yes."))
+    requests["behind a call"].chat.messages.append(pb.Message(role=pb.ROLE_ASSISTANT))
+    requests["behind a call"].chat.messages.append(said(pb.ROLE_USER, "Yes."))
     requests["resumed"].resume_tokens.append(5)
     requests["a form"].response_format.json_object = True
     requests["an image"].chat.messages[1].content.add().image.data = b"x"
@@ -52,6 +52,19 @@ def unasked() -> dict[str, pb.GenerateRequest]:
 @pytest.mark.parametrize("case", sorted(unasked()))
 def test_nothing_is_asked_where_the_choice_is_made_or_depends_on_more_than_the_message(case: str) -> None:
     assert gate_prompt(unasked()[case]) is None
+
+
+def test_a_later_message_is_shown_with_the_end_of_what_the_assistant_said() -> None:
+    request = asked("Rename it.")
+    request.chat.messages.append(said(pb.ROLE_ASSISTANT, "x" * 5000 + " Shall I run the tests?"))
+    request.chat.messages.append(pb.Message(role=pb.ROLE_ASSISTANT, tool_calls=[pb.ToolCall(name="read")]))
+    request.chat.messages.append(said(pb.ROLE_USER, "Yes."))
+    prompt = gate_prompt(request)
+    assert prompt is not None
+    text = prompt.messages[-1].content[0].text
+    assert text.startswith("(The assistant said before: xxx")
+    assert text.endswith("Shall I run the tests?)\nYes.")
+    assert len(text) < 300
 
 
 def test_what_an_agent_puts_beside_a_message_is_left_out_and_of_a_long_one_the_middle() -> None:
@@ -75,6 +88,7 @@ def test_what_an_agent_puts_beside_a_message_is_left_out_and_of_a_long_one_the_m
         (alternatives(knowledge=-0.1), Need.NONE),
         (alternatives(tools=-0.6, knowledge=-0.8), Need.UNSURE),
         (alternatives(Well=-0.1, well=-0.5), Need.UNSURE),
+        (alternatives(Well=-0.1, tools=-4.0, knowledge=-9.0), Need.UNSURE),
         ([], Need.UNSURE),
     ],
 )
