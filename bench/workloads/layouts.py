@@ -41,11 +41,18 @@ def behind_results(verdicts: Sequence[Verdict]) -> list[Sample]:
     ]
 
 
+_GATED: Final = ("template", "tools_first_restated")
+"""Layouts that are also tried with the tool gate."""
+
 LAYOUTS = Workload(
     "layouts",
     "orders of a prompt's parts: requests for tools, and the first request in another directory",
     measure,
-    contestants=(*(Contestant(layout, "localcode", {"prompt_layout": layout}) for layout in _LAYOUTS), PEER),
+    contestants=(
+        *(Contestant(layout, "localcode", {"prompt_layout": layout}) for layout in _LAYOUTS),
+        *(Contestant(f"{one}, gate", "localcode", {"prompt_layout": one, "tool_gate": True}) for one in _GATED),
+        PEER,
+    ),
     model="main",
     once=True,
 )

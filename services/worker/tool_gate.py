@@ -1,9 +1,9 @@
 """Asks a model, in a short prompt of its own, whether a tool is needed: the tool gate.
 
 A small model in an agent's long prompt calls a tool for greetings, answers without one what only the files can tell,
-and goes on calling when all is done. Shown the message alone, or the calls and their results, behind examples, it judges
-far better (`bench/RESULTS.md`). The examples are computed once and then found in the cache like any beginning of a
-prompt.
+and goes on calling when all is done. Shown the message alone, or the calls and their results, behind examples, it
+judges far better (`bench/RESULTS.md`). The examples are computed once and then found in the cache like any beginning of
+a prompt.
 """
 
 import math
