@@ -5,7 +5,7 @@ import pytest
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import Overloaded
-from services.worker.tool_gate import Need, Question, ask, call_beginnings, decided, question_about
+from services.worker.tool_gate import Need, ask, call_beginnings, decided, gate_prompt, need_of
 
 TOOL = pb.Tool(name="read", parameters_json="{}")
 
@@ -23,24 +23,9 @@ def alternatives(**logprobs: float) -> list[pb.TopLogprob]:
     return [pb.TopLogprob(token=token, logprob=logprob) for token, logprob in logprobs.items()]
 
 
-def prompt_about(request: pb.GenerateRequest) -> pb.ChatPrompt:
-    question = question_about(request)
-    assert question is not None
-    return question.chat
-
-
-def called(request: pb.GenerateRequest, name: str, arguments: str, result: str) -> None:
-    """Adds a call and its result."""
-    number = f"call_{len(request.chat.messages)}"
-    call = pb.ToolCall(id=number, name=name, arguments_json=arguments)
-    request.chat.messages.append(pb.Message(role=pb.ROLE_ASSISTANT, tool_calls=[call]))
-    answer = said(pb.ROLE_TOOL, result)
-    answer.tool_call_id = number
-    request.chat.messages.append(answer)
-
-
 def test_the_first_message_of_a_person_is_asked_about_alone_behind_examples() -> None:
-    prompt = prompt_about(asked("List the files."))
+    prompt = gate_prompt(asked("List the files."))
+    assert prompt is not None
     assert prompt.messages[-1] == said(pb.ROLE_USER, "List the files.")
     assert {message.content[0].text for message in prompt.messages[2:-1:2]} == {"knowledge", "tools"}
     assert "You are an agent." not in str(prompt)
@@ -50,10 +35,10 @@ def test_the_first_message_of_a_person_is_asked_about_alone_behind_examples() ->
 def unasked() -> dict[str, pb.GenerateRequest]:
     requests = {
         name: asked("List the files.")
-        for name in ("no tools", "a result of nothing", "behind a call", "resumed", "a form", "an image")
+        for name in ("no tools", "a result", "behind a call", "resumed", "a form", "an image")
     }
     del requests["no tools"].chat.tools[:]
-    requests["a result of nothing"].chat.messages.append(said(pb.ROLE_TOOL, "a.py"))
+    requests["a result"].chat.messages.append(said(pb.ROLE_TOOL, "a.py"))
     requests["behind a call"].chat.messages.append(pb.Message(role=pb.ROLE_ASSISTANT))
     requests["behind a call"].chat.messages.append(said(pb.ROLE_USER, "Yes."))
     requests["resumed"].resume_tokens.append(5)
@@ -66,7 +51,7 @@ def unasked() -> dict[str, pb.GenerateRequest]:
 
 @pytest.mark.parametrize("case", sorted(unasked()))
 def test_nothing_is_asked_where_the_choice_is_made_or_depends_on_more_than_the_message(case: str) -> None:
-    assert question_about(unasked()[case]) is None
+    assert gate_prompt(unasked()[case]) is None
 
 
 def test_a_later_message_is_shown_with_the_end_of_what_the_assistant_said() -> None:
@@ -74,16 +59,19 @@ def test_a_later_message_is_shown_with_the_end_of_what_the_assistant_said() -> N
     request.chat.messages.append(said(pb.ROLE_ASSISTANT, "x" * 5000 + " Shall I run the tests?"))
     request.chat.messages.append(pb.Message(role=pb.ROLE_ASSISTANT, tool_calls=[pb.ToolCall(name="read")]))
     request.chat.messages.append(said(pb.ROLE_USER, "Yes."))
-    text = prompt_about(request).messages[-1].content[0].text
+    prompt = gate_prompt(request)
+    assert prompt is not None
+    text = prompt.messages[-1].content[0].text
     assert text.startswith("(The assistant said before: xxx")
     assert text.endswith("Shall I run the tests?)\nYes.")
     assert len(text) < 300
 
 
 def test_what_an_agent_puts_beside_a_message_is_left_out_and_of_a_long_one_the_middle() -> None:
-    prompt = prompt_about(
+    prompt = gate_prompt(
         asked("<system-reminder>Today is\nMonday.</system-reminder>", "Fix it. " + "x" * 5000 + " Now.")
     )
+    assert prompt is not None
     text = prompt.messages[-1].content[0].text
     assert text.startswith("Fix it.")
     assert text.endswith("Now.")
@@ -105,28 +93,7 @@ def test_what_an_agent_puts_beside_a_message_is_left_out_and_of_a_long_one_the_m
     ],
 )
 def test_an_answer_counts_if_it_is_twice_as_likely_as_the_other_one(likeliest: list[pb.TopLogprob], need: Need) -> None:
-    assert Question(pb.ChatPrompt(), "knowledge", "tools", can_force=True).need(likeliest) is need
-
-
-def test_behind_results_the_last_calls_are_shown_and_of_each_the_beginning() -> None:
-    request = asked("Show me a.py.")
-    for number in range(6):
-        called(request, "read", f'{{"filePath": "{number}.py"}}', "x" * 5000 if number else "old")
-    called(request, "bash", '{"command": "true"}', "")
-    lines = prompt_about(request).messages[-1].content[0].text.splitlines()
-    assert lines[0] == "Task: Show me a.py."
-    assert lines[1] == 'Call: read {"filePath": "3.py"}'
-    assert lines[-2:] == ['Call: bash {"command": "true"}', "Result: (no output)"]
-    assert max(map(len, lines)) < 320
-
-
-def test_behind_results_only_that_all_is_done_counts() -> None:
-    request = asked("Show me a.py.")
-    called(request, "read", "{}", "print()")
-    question = question_about(request)
-    assert question is not None
-    assert question.need(alternatives(done=-0.1, **{"continue": -3.0})) is Need.NONE
-    assert question.need(alternatives(done=-3.0, **{"continue": -0.1})) is Need.UNSURE
+    assert need_of(likeliest) is need
 
 
 def test_a_sure_answer_makes_the_choice_and_an_unsure_one_leaves_the_request_as_it_was() -> None:
@@ -138,7 +105,7 @@ def test_a_sure_answer_makes_the_choice_and_an_unsure_one_leaves_the_request_as_
 
 
 def test_calls_and_code_blocks_are_known_by_their_first_token() -> None:
-    pieces = [b"{", b' {"', b"```", b"\n```", b"<tool_call>", b"The", b"", b"``", b"\xe2\x82"]
+    pieces = [b"{", b' {"', b"```", b"\n```", b"<tool_call>", b"The", b"", b"<", b"\xe2\x82"]
     assert call_beginnings(pieces) == {0, 1, 2, 3, 4}
 
 
