@@ -41,7 +41,7 @@ def behind_results(verdicts: Sequence[Verdict]) -> list[Sample]:
     ]
 
 
-_GATED: Final = ("template", "tools_first_restated")
+_GATED: Final = ("template", "environment_message")
 """Layouts that are also tried with the tool gate."""
 
 LAYOUTS = Workload(
