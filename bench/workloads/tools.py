@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bench.servers.target import Target
 from bench.tool_set import ToolRequest, Verdict, judge, read_tool_requests
-from bench.workload import DETAIL, Round, Sample, Workload
+from bench.workload import DETAIL, PEER, Contestant, Round, Sample, Workload
 
 _MOST_TOKENS = 256
 """Enough for a call that writes a short file."""
@@ -56,6 +56,15 @@ def summary(verdicts: Sequence[Verdict]) -> list[Sample]:
     ]
 
 
+_SHIPPED = {"prompt_layout": "environment_message", "tool_gate": True}
+"""As `localcode.toml` configures this model."""
+
 TOOLS = Workload(
-    "tools", "requests in the agent's prompt that need a tool, or none", measure, model="main", fresh=False, once=True
+    "tools",
+    "requests in the agent's prompt that need a tool, or none",
+    measure,
+    contestants=(Contestant("localcode", "localcode", _SHIPPED), PEER),
+    model="main",
+    fresh=False,
+    once=True,
 )
