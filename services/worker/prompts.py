@@ -9,7 +9,7 @@ from typing import Final
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import ContextLengthExceeded, InvalidRequest
-from services.worker.announced_call import announced_tool, opening_of_call
+from services.worker.announced_call import announced_tool, opening_of_any_call, opening_of_call
 from services.worker.chat_template import ChatTemplate
 from services.worker.grammar import response_grammar
 from services.worker.llama import LlamaModel
@@ -114,6 +114,12 @@ class Preparer:
             else:
                 tokens += self._model.tokenize(segment.text, add_special=False, parse_special=segment.parse_special)
         return rendered.text, tokens
+
+    def opening_of_any_call(self, *, at_most: int) -> list[int]:
+        """The tokens that open a call, up to the name of its tool; none if they are too many."""
+        opening = opening_of_any_call(self.call_format.shape)
+        tokens = self._model.tokenize(opening, add_special=False, parse_special=True)
+        return tokens if len(tokens) <= at_most else []
 
     def remember(
         self, request: pb.GenerateRequest, prepared: Prepared, transcript: Transcript, token_ids: Sequence[int]

@@ -61,19 +61,19 @@ class InferenceServicer(InferenceServiceServicer):
         """Streams one answer; leaving it, also cancelled, frees the slot."""
         self._check_model(request.model)
         need = await ask(request, self._generate) if self._has_tool_gate else Need.UNSURE
-        async with aclosing(self._generate(decided(request, need), may_open_call=need is not Need.NONE)) as events:
+        async with aclosing(self._generate(decided(request, need), need)) as events:
             async for event in events:
                 yield event
 
     async def _generate(
-        self, request: pb.GenerateRequest, *, may_open_call: bool = True
+        self, request: pb.GenerateRequest, need: Need = Need.UNSURE
     ) -> AsyncGenerator[pb.GenerateResponse]:
         arrived_at = time.monotonic()
-        prepared, sampler = await asyncio.to_thread(self._prepare, request, may_open_call=may_open_call)
+        prepared, sampler = await asyncio.to_thread(self._prepare, request, need)
         visit = await self._visit(request, prepared)
         transcript = Transcript()
         async with (
-            self._submitted(request, prepared, sampler, arrived_at, visit) as (generation, events),
+            self._submitted(request, prepared, sampler, arrived_at, visit, need) as (generation, events),
             self._explained(request, generation) as complete,
         ):
             yield self._admitted(prepared)
@@ -120,9 +120,9 @@ class InferenceServicer(InferenceServiceServicer):
         text, tokens = await asyncio.to_thread(self._preparer.render, request.chat)
         return pb.RenderPromptResponse(text=text, token_ids=tokens)
 
-    def _prepare(self, request: pb.GenerateRequest, *, may_open_call: bool) -> tuple[Prepared, Sampler]:
+    def _prepare(self, request: pb.GenerateRequest, need: Need) -> tuple[Prepared, Sampler]:
         prepared = self._preparer.prepare(request)
-        forbidden = frozenset[int]() if may_open_call else self._call_beginnings
+        forbidden = self._call_beginnings if need is Need.NONE else frozenset[int]()
         try:
             sampler = Sampler(self._model, prepared.options, self._candidates, forbidden_first=forbidden)
         except ValueError as error:
@@ -178,10 +178,13 @@ class InferenceServicer(InferenceServiceServicer):
 
     @asynccontextmanager
     async def _submitted(
-        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, arrived_at: float, visit: Visit | None
-    ) -> AsyncIterator[tuple[Generation, asyncio.Queue[Event]]]:
+        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, arrived_at: float,
+        visit: Visit | None, need: Need,
+    ) -> AsyncIterator[tuple[Generation, asyncio.Queue[Event]]]:  # fmt: skip
         events: asyncio.Queue[Event] = asyncio.Queue()
         generation = self._generation(request, prepared, sampler, events, arrived_at)
+        if need is Need.TOOL and prepared.reasoning is None:
+            self._resume(generation, self._preparer.opening_of_any_call(at_most=prepared.max_tokens // 2))
         _keep_what_returns(generation, visit)
         self._engine.submit(generation)
         try:

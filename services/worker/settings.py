@@ -119,7 +119,7 @@ class WorkerSettings(ServiceSettings):
     """Whether a call that the model begins is held to the tools offered and their schemas."""
     tool_gate: bool = False
     """Whether the model is asked first, in a short prompt of its own, if a person's message needs a tool at all
-    (`tool_gate.py`); if it is sure, the answer must call one, or can't."""
+    (`tool_gate.py`); if it is sure, the answer begins with a call, or can't call."""
     announced_calls: bool = True
     """Whether an answer that says which tool it will use goes on with that call (`announced_call.py`)."""
 

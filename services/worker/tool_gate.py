@@ -118,12 +118,12 @@ def need_of(alternatives: Iterable[pb.TopLogprob]) -> Need:
 
 
 def decided(request: pb.GenerateRequest, need: Need) -> pb.GenerateRequest:
-    """The request with its choice of tools made, if that is sure."""
-    if need is Need.UNSURE:
+    """The request, without calls if none is needed. One that is needed is opened for the model, which then goes on."""
+    if need is not Need.NONE:
         return request
     made = pb.GenerateRequest()
     made.CopyFrom(request)
-    made.chat.tool_choice.mode = pb.TOOL_CHOICE_MODE_REQUIRED if need is Need.TOOL else pb.TOOL_CHOICE_MODE_NONE
+    made.chat.tool_choice.mode = pb.TOOL_CHOICE_MODE_NONE
     return made
 
 

@@ -96,10 +96,10 @@ def test_an_answer_counts_if_it_is_twice_as_likely_as_the_other_one(likeliest: l
     assert need_of(likeliest) is need
 
 
-def test_a_sure_answer_makes_the_choice_and_an_unsure_one_leaves_the_request_as_it_was() -> None:
+def test_only_where_no_tool_is_needed_the_request_changes() -> None:
     request = asked("List the files.")
-    modes = [decided(request, need).chat.tool_choice.mode for need in (Need.TOOL, Need.NONE)]
-    assert modes == [pb.TOOL_CHOICE_MODE_REQUIRED, pb.TOOL_CHOICE_MODE_NONE]
+    assert decided(request, Need.NONE).chat.tool_choice.mode == pb.TOOL_CHOICE_MODE_NONE
+    assert decided(request, Need.TOOL) is request
     assert decided(request, Need.UNSURE) is request
     assert request == asked("List the files.")
 
