@@ -46,8 +46,3 @@ def opening_of_call(shape: CallShape, name: str) -> str:
     if not isinstance(shape.body, JsonBody):
         return ""
     return f'\n{shape.begin}{shape.prefix}{{"name": "{name}", "{shape.body.arguments_key}": '
-
-
-def opening_of_any_call(shape: CallShape) -> str:
-    """What stands before the name of a call's tool."""
-    return f"{shape.begin}{shape.prefix}" + ('{"name": "' if isinstance(shape.body, JsonBody) else "")

@@ -9,7 +9,7 @@ from typing import Final
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.shared.errors import ContextLengthExceeded, InvalidRequest
-from services.worker.announced_call import announced_tool, opening_of_any_call, opening_of_call
+from services.worker.announced_call import announced_tool, opening_of_call
 from services.worker.chat_template import ChatTemplate
 from services.worker.grammar import response_grammar
 from services.worker.llama import LlamaModel
@@ -21,7 +21,7 @@ from services.worker.scheduler import shared_length
 from services.worker.settings import WorkerSettings
 from services.worker.system_prefix import SystemPrefix
 from services.worker.tool_calls import pick_format
-from services.worker.tool_calls.grammar import call_grammar, offered_call_grammar
+from services.worker.tool_calls.grammar import call_grammar, first_call_grammar, offered_call_grammar
 
 BATCH_CLASSES: Final = frozenset({pb.REQUEST_CLASS_TITLE, pb.REQUEST_CLASS_COMPACTION})
 _MAX_TOP_LOGPROBS: Final = 20
@@ -78,8 +78,8 @@ class Preparer:
         self.replays = ReplayMemory()
         self._system_prefix = SystemPrefix(lambda chat: self.render(chat)[1])
 
-    def prepare(self, request: pb.GenerateRequest) -> Prepared:
-        """Validates, renders and tokenizes a request."""
+    def prepare(self, request: pb.GenerateRequest, *, must_call: bool = False) -> Prepared:
+        """Validates, renders and tokenizes a request; `must_call` lets the answer begin with a call."""
         text, tokens = self._prompt(request)
         if not tokens:
             raise InvalidRequest("The prompt is empty.", param="messages")
@@ -92,7 +92,7 @@ class Preparer:
         if wanted < 1:
             raise InvalidRequest("max_tokens must be at least 1.", param="max_tokens")
         reasoning = pick_reasoning(self._template_source, text) if request.HasField("chat") else None
-        options = self._options(request, reasoning)
+        options = self._options(request, reasoning, must_call=must_call)
         call_grammar = self._call_grammar(request, options)
         return Prepared(
             tokens, min(wanted, left), options, reasoning, call_grammar,
@@ -114,12 +114,6 @@ class Preparer:
             else:
                 tokens += self._model.tokenize(segment.text, add_special=False, parse_special=segment.parse_special)
         return rendered.text, tokens
-
-    def opening_of_any_call(self, *, at_most: int) -> list[int]:
-        """The tokens that open a call, up to the name of its tool; none if they are too many."""
-        opening = opening_of_any_call(self.call_format.shape)
-        tokens = self._model.tokenize(opening, add_special=False, parse_special=True)
-        return tokens if len(tokens) <= at_most else []
 
     def remember(
         self, request: pb.GenerateRequest, prepared: Prepared, transcript: Transcript, token_ids: Sequence[int]
@@ -148,7 +142,7 @@ class Preparer:
                 continue
         return tuple(sorted(lengths))
 
-    def _options(self, request: pb.GenerateRequest, reasoning: Reasoning | None) -> SamplingOptions:
+    def _options(self, request: pb.GenerateRequest, reasoning: Reasoning | None, *, must_call: bool) -> SamplingOptions:
         asked = request.sampling
         if request.HasField("top_logprobs") and request.top_logprobs > _MAX_TOP_LOGPROBS:
             raise InvalidRequest(f"top_logprobs must be at most {_MAX_TOP_LOGPROBS}.", param="top_logprobs")
@@ -158,7 +152,7 @@ class Preparer:
         lists = {name: tuple(getattr(asked, name)) for name in _LISTS if getattr(asked, name)}
         return SamplingOptions(**{
             "seed": random.getrandbits(31), **defaults, **given, **lists,
-            "logit_bias": self._logit_bias(asked), "grammar": self._grammar(request, reasoning),
+            "logit_bias": self._logit_bias(asked), "grammar": self._grammar(request, reasoning, must_call=must_call),
             "history_limit": self._context_length,
         })  # fmt: skip
 
@@ -176,8 +170,10 @@ class Preparer:
             biases |= dict.fromkeys(self._model.end_tokens, -math.inf)
         return biases
 
-    def _grammar(self, request: pb.GenerateRequest, reasoning: Reasoning | None) -> str:
+    def _grammar(self, request: pb.GenerateRequest, reasoning: Reasoning | None, *, must_call: bool) -> str:
         chat = request.chat
+        if must_call:
+            return first_call_grammar(self.call_format, chat.tools, reasoning=reasoning)
         parallel = chat.parallel_tool_calls or not chat.HasField("parallel_tool_calls")
         if forced := call_grammar(
             self.call_format, chat.tools, chat.tool_choice, parallel=parallel, reasoning=reasoning

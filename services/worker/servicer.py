@@ -73,7 +73,7 @@ class InferenceServicer(InferenceServiceServicer):
         visit = await self._visit(request, prepared)
         transcript = Transcript()
         async with (
-            self._submitted(request, prepared, sampler, arrived_at, visit, need) as (generation, events),
+            self._submitted(request, prepared, sampler, arrived_at, visit) as (generation, events),
             self._explained(request, generation) as complete,
         ):
             yield self._admitted(prepared)
@@ -121,7 +121,7 @@ class InferenceServicer(InferenceServiceServicer):
         return pb.RenderPromptResponse(text=text, token_ids=tokens)
 
     def _prepare(self, request: pb.GenerateRequest, need: Need) -> tuple[Prepared, Sampler]:
-        prepared = self._preparer.prepare(request)
+        prepared = self._preparer.prepare(request, must_call=need is Need.TOOL)
         forbidden = self._call_beginnings if need is Need.NONE else frozenset[int]()
         try:
             sampler = Sampler(self._model, prepared.options, self._candidates, forbidden_first=forbidden)
@@ -178,13 +178,10 @@ class InferenceServicer(InferenceServiceServicer):
 
     @asynccontextmanager
     async def _submitted(
-        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, arrived_at: float,
-        visit: Visit | None, need: Need,
-    ) -> AsyncIterator[tuple[Generation, asyncio.Queue[Event]]]:  # fmt: skip
+        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, arrived_at: float, visit: Visit | None
+    ) -> AsyncIterator[tuple[Generation, asyncio.Queue[Event]]]:
         events: asyncio.Queue[Event] = asyncio.Queue()
         generation = self._generation(request, prepared, sampler, events, arrived_at)
-        if need is Need.TOOL and prepared.reasoning is None:
-            self._resume(generation, self._preparer.opening_of_any_call(at_most=prepared.max_tokens // 2))
         _keep_what_returns(generation, visit)
         self._engine.submit(generation)
         try:

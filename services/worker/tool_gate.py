@@ -118,7 +118,7 @@ def need_of(alternatives: Iterable[pb.TopLogprob]) -> Need:
 
 
 def decided(request: pb.GenerateRequest, need: Need) -> pb.GenerateRequest:
-    """The request, without calls if none is needed. One that is needed is opened for the model, which then goes on."""
+    """The request, without calls if none is needed."""
     if need is not Need.NONE:
         return request
     made = pb.GenerateRequest()

@@ -15,7 +15,7 @@ from services.worker.llama import LlamaModel, initialise
 from services.worker.reasoning import HarmonyReasoning, ReasoningFormat
 from services.worker.tool_calls import Format
 from services.worker.tool_calls.gbnf import text_without
-from services.worker.tool_calls.grammar import call_grammar, offered_call_grammar
+from services.worker.tool_calls.grammar import call_grammar, first_call_grammar, offered_call_grammar
 from tests.fakes.call_examples import EXAMPLES, IDS, TOOLS, Example, format_of
 
 pytestmark = pytest.mark.integration
@@ -70,6 +70,16 @@ def test_a_call_that_must_be_made_is_written_in_the_models_own_form(model: Llama
     grammar = forced(format_of(example.format))
     assert accepted(model, grammar, written) == written + "<end>"
     assert "<end>" not in accepted(model, grammar, written.replace("read", "rm"))
+    assert accepted(model, grammar, "Sure") == ""
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=IDS)
+def test_behind_a_first_call_that_must_be_made_anything_may_follow(model: LlamaModel, example: Example) -> None:
+    call = FORCED.get(example.format, example.one)
+    grammar = first_call_grammar(format_of(example.format), TOOLS, reasoning=None)
+    for written in (call, call + "\nand more", call + call):
+        assert accepted(model, grammar, written) == written + "<end>"
+    assert "<end>" not in accepted(model, grammar, call.replace("read", "rm"))
     assert accepted(model, grammar, "Sure") == ""
 
 

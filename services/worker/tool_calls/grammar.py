@@ -20,6 +20,7 @@ from services.worker.tool_calls.shapes import CallShape, JsonBody, MarkupBody, N
 
 _log = logging.getLogger(__name__)
 _WHITE_SPACE: Final = 'ws ::= "" | " " | "\\n" [ \\t]{0,20}'
+_REST: Final = "rest ::= [^\\x00]*"
 _HARMONY_END: Final = "<|end|><|start|>assistant"
 _Tools = tuple[tuple[str, str], ...]
 
@@ -43,6 +44,14 @@ def call_grammar(
     return "\n".join([root, *thought_rules, _call_rules(shape, _key(tools))])
 
 
+def first_call_grammar(call_format: Format, tools: Sequence[pb.Tool], *, reasoning: Reasoning | None) -> str:
+    """The grammar of an answer that begins with a call, perhaps after reasoning, and then goes on as it likes."""
+    shape = call_format.shape
+    thoughts, thought_rules = _reasoning_rules(reasoning)
+    root = f"root ::= {thoughts} {literal(shape.begin)} call rest"
+    return "\n".join([root, _REST, *thought_rules, _call_rules(shape, _key(tools))])
+
+
 def offered_call_grammar(call_format: Format, tools: Sequence[pb.Tool]) -> str:
     """The grammar of a call from its opening brace or marker on: an offered name, its arguments, then any text."""
     shape = call_format.shape
@@ -53,7 +62,7 @@ def offered_call_grammar(call_format: Format, tools: Sequence[pb.Tool]) -> str:
         rules += "\n" + renamed(_call_rules(CallShape(JsonBody()), _key(tools)), "-json")
     elif shape.prefix or shape.suffix:
         rules = _call_rules(CallShape(shape.body), _key(tools))
-    return f"root ::= ({start}) rest\nrest ::= [^\\x00]*\n{rules}"
+    return f"root ::= ({start}) rest\n{_REST}\n{rules}"
 
 
 def _key(tools: Sequence[pb.Tool]) -> _Tools:

@@ -1,6 +1,6 @@
 import pytest
 
-from services.worker.announced_call import announced_tool, opening_of_any_call, opening_of_call
+from services.worker.announced_call import announced_tool, opening_of_call
 from services.worker.tool_calls.formats import GENERIC
 from services.worker.tool_calls.formats.hermes import HERMES
 from services.worker.tool_calls.formats.qwen_coder import QWEN_CODER
@@ -54,8 +54,3 @@ def test_a_call_is_opened_as_the_family_of_the_model_writes_it() -> None:
     assert opening_of_call(HERMES.shape, "glob") == '\n<tool_call>\n{"name": "glob", "arguments": '
     assert opening_of_call(GENERIC.shape, "glob").endswith('{"name": "glob", "arguments": ')
     assert opening_of_call(QWEN_CODER.shape, "glob") == ""
-
-
-def test_a_call_of_any_tool_opens_up_to_the_name() -> None:
-    assert opening_of_any_call(HERMES.shape) == '<tool_call>\n{"name": "'
-    assert opening_of_any_call(QWEN_CODER.shape) == QWEN_CODER.shape.begin + QWEN_CODER.shape.prefix
