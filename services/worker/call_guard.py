@@ -21,7 +21,9 @@ def hold_to_offered_tools(generation: Generation) -> None:
     """Begins or ends the grammar, as the last token says."""
     sampler, answer = generation.sampler, generation.answer
     if sampler.is_constrained:
-        if not answer.is_in_call:
+        if answer.is_in_call:
+            generation.awaits_call = False
+        elif not generation.awaits_call:
             sampler.release()
     elif opening := answer.call_opening:
         sampler.constrain(generation.call_grammar, opening)

@@ -36,6 +36,8 @@ class Generation:
     kept_count: int | None = None
     """How many of its tokens' state is parked at most; all by default."""
     top_logprobs: int | None = None
+    first_call_grammar: str = ""
+    """What the answer must look like until it has made a call; empty lets the model decide."""
     call_grammar: str = ""
     """What a call must look like from its opening on; empty lets it be anything."""
     open_announced_call: Callable[[str], list[int]] | None = None
@@ -81,7 +83,13 @@ class Generation:
 
     rewind_count: int = 0
 
+    awaits_call: bool = False
+    """Whether it must call and has not begun to."""
+
     def __post_init__(self) -> None:
+        if self.first_call_grammar:
+            self.sampler.constrain(self.first_call_grammar, "")
+            self.awaits_call = True
         self.answer = self.make_answer()
         self.speculation = Speculation(self.speculation_options, self.tokens)
 

@@ -54,6 +54,8 @@ class Prepared:
     """Lengths of the prompt at which a state that can't be cut is worth keeping."""
     system_token_count: int = 0
     """Tokens of the prompt's beginning that are tools and system text."""
+    first_call_grammar: str = ""
+    """What the answer must look like until it has made a call; empty where the model decides."""
 
 
 class Preparer:
@@ -92,12 +94,13 @@ class Preparer:
         if wanted < 1:
             raise InvalidRequest("max_tokens must be at least 1.", param="max_tokens")
         reasoning = pick_reasoning(self._template_source, text) if request.HasField("chat") else None
-        options = self._options(request, reasoning, must_call=must_call)
+        options = self._options(request, reasoning)
         call_grammar = self._call_grammar(request, options)
         return Prepared(
             tokens, min(wanted, left), options, reasoning, call_grammar,
             self._opens_announced_call(request.chat, reasoning) if call_grammar else None, opening_of(text),
             self._checkpoints(request, tokens), self._system_prefix.token_count(request.chat, tokens),
+            first_call_grammar(self.call_format, request.chat.tools, reasoning=reasoning) if must_call else "",
         )  # fmt: skip
 
     def render(self, chat: pb.ChatPrompt) -> tuple[str, list[int]]:
@@ -142,7 +145,7 @@ class Preparer:
                 continue
         return tuple(sorted(lengths))
 
-    def _options(self, request: pb.GenerateRequest, reasoning: Reasoning | None, *, must_call: bool) -> SamplingOptions:
+    def _options(self, request: pb.GenerateRequest, reasoning: Reasoning | None) -> SamplingOptions:
         asked = request.sampling
         if request.HasField("top_logprobs") and request.top_logprobs > _MAX_TOP_LOGPROBS:
             raise InvalidRequest(f"top_logprobs must be at most {_MAX_TOP_LOGPROBS}.", param="top_logprobs")
@@ -152,7 +155,7 @@ class Preparer:
         lists = {name: tuple(getattr(asked, name)) for name in _LISTS if getattr(asked, name)}
         return SamplingOptions(**{
             "seed": random.getrandbits(31), **defaults, **given, **lists,
-            "logit_bias": self._logit_bias(asked), "grammar": self._grammar(request, reasoning, must_call=must_call),
+            "logit_bias": self._logit_bias(asked), "grammar": self._grammar(request, reasoning),
             "history_limit": self._context_length,
         })  # fmt: skip
 
@@ -170,10 +173,8 @@ class Preparer:
             biases |= dict.fromkeys(self._model.end_tokens, -math.inf)
         return biases
 
-    def _grammar(self, request: pb.GenerateRequest, reasoning: Reasoning | None, *, must_call: bool) -> str:
+    def _grammar(self, request: pb.GenerateRequest, reasoning: Reasoning | None) -> str:
         chat = request.chat
-        if must_call:
-            return first_call_grammar(self.call_format, chat.tools, reasoning=reasoning)
         parallel = chat.parallel_tool_calls or not chat.HasField("parallel_tool_calls")
         if forced := call_grammar(
             self.call_format, chat.tools, chat.tool_choice, parallel=parallel, reasoning=reasoning

@@ -210,6 +210,7 @@ class InferenceServicer(InferenceServiceServicer):
             arrived_at=arrived_at,
             is_batch=is_batch,
             keeps_state=not is_batch,
+            first_call_grammar=prepared.first_call_grammar,
             call_grammar=prepared.call_grammar,
             open_announced_call=prepared.open_announced_call,
             speculation_options=speculation,

@@ -1,4 +1,37 @@
-from services.worker.call_guard import rewind_point
+from types import SimpleNamespace
+from typing import Any, cast
+
+from services.worker.call_guard import hold_to_offered_tools, rewind_point
+
+
+class HeldSampler:
+    """A sampler whose grammar is on until it is released."""
+
+    def __init__(self) -> None:
+        self.grammars: list[str] = ["first call"]
+
+    @property
+    def is_constrained(self) -> bool:
+        return bool(self.grammars[-1])
+
+    def constrain(self, grammar: str, _: str) -> None:
+        self.grammars.append(grammar)
+
+    def release(self) -> None:
+        self.grammars.append("")
+
+
+def test_an_answer_that_must_call_is_held_until_its_call_is_over_and_then_as_any_other() -> None:
+    sampler = HeldSampler()
+    answer = SimpleNamespace(is_in_call=False, call_opening="")
+    fields = {"sampler": sampler, "answer": answer, "awaits_call": True, "call_grammar": "offered"}
+    generation = cast("Any", SimpleNamespace(**fields))
+    held = []
+    for is_in_call, opening in ((False, ""), (True, "{"), (True, ""), (False, ""), (False, ""), (True, "{")):
+        answer.is_in_call, answer.call_opening = is_in_call, opening
+        hold_to_offered_tools(generation)
+        held.append(sampler.grammars[-1])
+    assert held == ["first call", "first call", "first call", "", "", "offered"]
 
 
 def test_the_answer_goes_back_to_the_token_in_which_the_name_begins() -> None:
