@@ -5,23 +5,19 @@ Each message costs worker, router and edge 1.5 ms together, on cores that llama.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.answer import absorb
 from services.worker.generation import Event, Generation
 
 Post = Callable[[list[tuple[Generation, Event]]], None]
-_STREAMS_AT_FULL_PACE: Final = 2
-_LONGEST_SECONDS: Final = 0.25
 
 
 class Outbox:
     """Collects events until they are posted; what one stream says meanwhile is one delta.
 
     Only the engine thread uses it. `interval_seconds` is how long what a stream says may wait behind what was posted of
-    it last; its first delta and its end never wait. Many streams wait longer, a quarter of a second at most, so that
-    together they are no more messages; and what has waited half as long goes along with what is due.
+    it last; its first delta and its end never wait.
     """
 
     def __init__(self, post: Post, *, interval_seconds: float = 0.0) -> None:
@@ -55,10 +51,10 @@ class Outbox:
 
     def flush(self, *, may_wait: bool = False) -> None:
         """Posts what was collected, but for what may wait if the next step is as short as this one."""
-        now = time.monotonic()
-        due = self._due(now) if may_wait else list(self._events)
+        due = [generation for generation in self._events if not (may_wait and self._may_wait(generation))]
         if not due:
             return
+        now = time.monotonic()
         posted: list[tuple[Generation, Event]] = []
         for generation in due:
             events = self._events.pop(generation)
@@ -67,17 +63,10 @@ class Outbox:
                 generation.posted_at = now
         self._post(posted)
 
-    def _due(self, now: float) -> list[Generation]:
-        patience = max(len(self._events) / _STREAMS_AT_FULL_PACE, 1.0) * self._interval_seconds
-        patience = max(min(patience, _LONGEST_SECONDS), self._interval_seconds)
-        if all(self._may_wait(generation, now - patience) for generation in self._events):
-            return []
-        return [generation for generation in self._events if not self._may_wait(generation, now - patience / 2)]
-
-    def _may_wait(self, generation: Generation, since: float) -> bool:
-        """Whether all that a stream has said may wait, because something was posted of it after a time."""
+    def _may_wait(self, generation: Generation) -> bool:
         has_said_only = all(isinstance(event, pb.Delta) for event in self._events[generation])
-        return generation.is_running and has_said_only and generation.posted_at > since
+        since = time.monotonic() - generation.posted_at
+        return generation.is_running and has_said_only and since < self._interval_seconds
 
 
 def _response(event: Event | pb.Delta) -> Event:

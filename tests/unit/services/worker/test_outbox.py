@@ -1,5 +1,4 @@
 import math
-import time
 from typing import Any, cast
 
 import pytest
@@ -134,33 +133,6 @@ class TestWithinTheInterval:
         patient.add_deltas(cast("Any", Stream()), [delta("other", 1)])
         patient.flush(may_wait=True)
         assert posted.deltas[1:] == [("other", [1])]
-
-    def test_four_streams_wait_twice_as_long_as_one_but_never_longer_than_a_quarter_of_a_second(
-        self, posted: Posted
-    ) -> None:
-        streams: list[Any] = [Stream() for _ in range(4)]
-        outbox = Outbox(posted.batches.append, interval_seconds=0.1)
-        for age, is_posted in ((0.15, False), (0.21, True)):
-            for stream in streams:
-                stream.posted_at = time.monotonic() - age
-                outbox.add_deltas(stream, [delta("x", 1)])
-            outbox.flush(may_wait=True)
-            assert bool(posted.batches) == is_posted
-        crowd: list[Any] = [Stream() for _ in range(40)]
-        for stream in crowd:
-            stream.posted_at = time.monotonic() - 0.26
-            outbox.add_deltas(stream, [delta("x", 1)])
-        outbox.flush(may_wait=True)
-        assert len(posted.batches[-1]) == 40
-
-    def test_what_has_waited_half_the_time_goes_along_with_what_is_due(self, posted: Posted) -> None:
-        outbox = Outbox(posted.batches.append, interval_seconds=60.0)
-        for name, age in (("due ", 61.0), ("waited ", 31.0), ("new ", 1.0)):
-            stream: Any = Stream()
-            stream.posted_at = time.monotonic() - age
-            outbox.add_deltas(stream, [delta(name, 1)])
-        outbox.flush(may_wait=True)
-        assert [text for text, _ in posted.deltas] == ["due ", "waited "]
 
     def test_progress_does_not_make_a_first_token_wait(self, posted: Posted, stream: Any) -> None:
         outbox = Outbox(posted.batches.append, interval_seconds=60.0)
