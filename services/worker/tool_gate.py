@@ -92,7 +92,7 @@ def gate_prompt(request: pb.GenerateRequest) -> pb.ChatPrompt | None:
     is_open = chat.tool_choice.mode in {pb.TOOL_CHOICE_MODE_UNSPECIFIED, pb.TOOL_CHOICE_MODE_AUTO}
     if not chat.tools or not is_open or request.resume_tokens or request.HasField("response_format"):
         return None
-    if chat.messages[-1].role != pb.ROLE_USER:
+    if not chat.messages or chat.messages[-1].role != pb.ROLE_USER:
         return None
     text = _excerpt(chat.messages[-1])
     if text and any(message.role != pb.ROLE_SYSTEM for message in chat.messages[:-1]):

@@ -46,6 +46,7 @@ def unasked() -> dict[str, pb.GenerateRequest]:
     requests["an image"].chat.messages[1].content.add().image.data = b"x"
     modes = {"none": pb.TOOL_CHOICE_MODE_NONE, "required": pb.TOOL_CHOICE_MODE_REQUIRED}
     choices = {name: asked("x", tool_choice=pb.ToolChoice(mode=mode)) for name, mode in modes.items()}
+    choices["no messages"] = pb.GenerateRequest(chat=pb.ChatPrompt(tools=[TOOL]))
     return {**requests, **choices, "only a reminder": asked("<system-reminder>Be brief.</system-reminder>\n")}
 
 
