@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import cached_property, partial
 from typing import Any
@@ -20,11 +20,12 @@ from services.worker.llama import LlamaModel
 from services.worker.prompts import BATCH_CLASSES, Prepared, Preparer
 from services.worker.replay import Transcript
 from services.worker.sampling import Sampler
+from services.worker.scheduler import shared_length
 from services.worker.speculation import SpeculationOptions
 from services.worker.speculation.options import merge_options
 from services.worker.stored_tier import StoredTier, Visit
 from services.worker.tool_calls import Format
-from services.worker.tool_gate import Need, ask, call_beginnings, decided
+from services.worker.tool_gate import Need, ask, call_beginnings, conversation_about, decided
 
 
 class Mailbox:
@@ -60,20 +61,24 @@ class InferenceServicer(InferenceServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncGenerator[pb.GenerateResponse]:
         """Streams one answer; leaving it, also cancelled, frees the slot."""
         self._check_model(request.model)
-        need = await ask(request, self._generate) if self._has_tool_gate else Need.UNSURE
+        need = await ask(request, self._answer_once) if self._has_tool_gate else Need.UNSURE
         async with aclosing(self._generate(decided(request, need), need)) as events:
             async for event in events:
                 yield event
 
+    def _answer_once(self, question: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse]:
+        """Answers the gate's question, of which only what all of them begin with is kept."""
+        return self._generate(question, Need.UNSURE, kept_beginning=self._gate_beginning)
+
     async def _generate(
-        self, request: pb.GenerateRequest, need: Need = Need.UNSURE
+        self, request: pb.GenerateRequest, need: Need, *, kept_beginning: Sequence[int] | None = None
     ) -> AsyncGenerator[pb.GenerateResponse]:
         arrived_at = time.monotonic()
         prepared, sampler = await asyncio.to_thread(self._prepare, request, need)
         visit = await self._visit(request, prepared)
         transcript = Transcript()
         async with (
-            self._submitted(request, prepared, sampler, arrived_at, visit) as (generation, events),
+            self._submitted(request, prepared, sampler, arrived_at, visit, kept_beginning) as (generation, events),
             self._explained(request, generation) as complete,
         ):
             yield self._admitted(prepared)
@@ -131,6 +136,10 @@ class InferenceServicer(InferenceServiceServicer):
         return prepared, sampler
 
     @cached_property
+    def _gate_beginning(self) -> list[int]:
+        return self._preparer.render(conversation_about(""))[1]
+
+    @cached_property
     def _call_beginnings(self) -> frozenset[int]:
         return call_beginnings(map(self._model.piece, range(self._model.vocab_size)))
 
@@ -178,11 +187,15 @@ class InferenceServicer(InferenceServiceServicer):
 
     @asynccontextmanager
     async def _submitted(
-        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, arrived_at: float, visit: Visit | None
-    ) -> AsyncIterator[tuple[Generation, asyncio.Queue[Event]]]:
+        self, request: pb.GenerateRequest, prepared: Prepared, sampler: Sampler, arrived_at: float,
+        visit: Visit | None, kept_beginning: Sequence[int] | None,
+    ) -> AsyncIterator[tuple[Generation, asyncio.Queue[Event]]]:  # fmt: skip
         events: asyncio.Queue[Event] = asyncio.Queue()
         generation = self._generation(request, prepared, sampler, events, arrived_at)
         _keep_what_returns(generation, visit)
+        if kept_beginning is not None:
+            generation.kept_count = shared_length(prepared.tokens, kept_beginning)
+            generation.keeps_state = self._model.forks_at_any_token  # others can't be cut to it
         self._engine.submit(generation)
         try:
             yield generation, events

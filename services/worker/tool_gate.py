@@ -98,7 +98,17 @@ def gate_prompt(request: pb.GenerateRequest) -> pb.ChatPrompt | None:
     if text and any(message.role != pb.ROLE_SYSTEM for message in chat.messages[:-1]):
         before = _said_before(chat)
         text = f"(The assistant said before: {before})\n{text}" if before else ""
-    return _conversation(text) if text else None
+    return conversation_about(text) if text else None
+
+
+def conversation_about(text: str) -> pb.ChatPrompt:
+    """Question and examples, then what is to be judged."""
+    chat = pb.ChatPrompt(messages=[_message(pb.ROLE_SYSTEM, _QUESTION)])
+    for question, answer in _EXAMPLES:
+        chat.messages.append(_message(pb.ROLE_USER, question))
+        chat.messages.append(_message(pb.ROLE_ASSISTANT, answer))
+    chat.messages.append(_message(pb.ROLE_USER, text))
+    return chat
 
 
 def need_of(alternatives: Iterable[pb.TopLogprob]) -> Need:
@@ -188,15 +198,6 @@ def _said_before(chat: pb.ChatPrompt) -> str:
 
 def _text(message: pb.Message) -> str:
     return "\n".join(part.text for part in message.content).strip()
-
-
-def _conversation(text: str) -> pb.ChatPrompt:
-    chat = pb.ChatPrompt(messages=[_message(pb.ROLE_SYSTEM, _QUESTION)])
-    for question, answer in _EXAMPLES:
-        chat.messages.append(_message(pb.ROLE_USER, question))
-        chat.messages.append(_message(pb.ROLE_ASSISTANT, answer))
-    chat.messages.append(_message(pb.ROLE_USER, text))
-    return chat
 
 
 def _message(role: "pb.Role.ValueType", text: str) -> pb.Message:

@@ -8,6 +8,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from localcode.inference.v1 import inference_pb2 as pb
+from services.worker.__main__ import _servicer
+from services.worker.engine import Engine, EngineLimits
+from services.worker.explain import Explainer, ModelText
+from services.worker.loading import load
+from services.worker.servicer import Mailbox
+from services.worker.settings import WorkerSettings
 from tests.fakes.edge import serving_edge
 from tests.fakes.local_worker import serving_worker
 from tests.fakes.scripted_model import Branch, Script, write_scripted_model
@@ -62,3 +69,30 @@ async def test_a_later_message_is_asked_about_with_what_was_said_before(tmp_path
     async with serving(tmp_path, script, tool_gate=True) as client:
         assert not (await answer(client)).get("tool_calls")
         assert (await answer(client, *history)).get("tool_calls")
+
+
+async def test_of_the_gates_questions_only_the_examples_stay_parked(tmp_path: Path) -> None:
+    path = await asyncio.to_thread(write_scripted_model, tmp_path / "m.gguf", Script(default="Hello!"))
+    settings = WorkerSettings(
+        name="m", model_path=path, context=4096, kv_cells=16384, parked_cells=16384, threads=1, tool_gate=True
+    )
+    loaded = await asyncio.to_thread(load, settings)
+    limits = EngineLimits(slots=4, queue_size=8, batch_tokens=512, step_budget_seconds=0.25)
+    engine = Engine(
+        loaded.model, loaded.context, loaded.pool, loaded.lock, limits, Mailbox(asyncio.get_running_loop()).post
+    )
+    await asyncio.to_thread(engine.start)
+    explainer = Explainer(ModelText("m", "template", loaded.model.piece), "w")
+    worker = _servicer(settings, loaded, engine, explainer)
+    try:
+        for text in ("One.", "Two, please.", "And three of them."):
+            chat = pb.ChatPrompt(tools=[pb.Tool(name="get_weather", parameters_json="{}")])
+            chat.messages.add(role=pb.ROLE_USER).content.add(text=text)
+            async for _ in worker.Generate(pb.GenerateRequest(request_id="r", model="m", chat=chat), None):
+                pass
+        parked = await asyncio.wrap_future(engine.call(lambda: loaded.pool.parked_count))
+    finally:
+        engine.stop()
+        loaded.context.close()
+        loaded.model.close()
+    assert parked == 1 + 3
