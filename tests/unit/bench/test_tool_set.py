@@ -1,11 +1,13 @@
 import json
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from bench.tool_set import RESULTS_FILE, Accepted, ToolRequest, Verdict, judge, read_tool_requests
 from bench.workloads.layouts import behind_results
-from bench.workloads.tools import summary
+from bench.workloads.tools import TOOLS, summary
 
 SET = read_tool_requests()
 RESULTS = read_tool_requests(RESULTS_FILE)
@@ -90,3 +92,9 @@ def test_any_call_is_false_where_none_is_needed() -> None:
         "requests that need none": 2,
         "false calls": 1,
     }
+
+
+def test_the_model_is_asked_as_it_is_shipped() -> None:
+    shipped = tomllib.loads((Path(__file__).parents[3] / "localcode.toml").read_text())["models"]["coder"]
+    [ours] = [contestant for contestant in TOOLS.contestants if contestant.program == "localcode"]
+    assert {name: shipped[name] for name in ours.settings} == ours.settings
