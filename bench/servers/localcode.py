@@ -31,7 +31,7 @@ async def running_localcode(
     setup: Setup, directory: Path, settings: Mapping[str, object] | None = None, *, workers: int = 1
 ) -> AsyncIterator[Target]:
     """Runs the code of this checkout until left; `settings` are added to each model's table."""
-    port, addresses = free_port(), {role: f"127.0.0.1:{free_port()}" for role in ("router", "worker", "cache")}
+    port, addresses = free_port(), {role: f"unix:{directory / role}.sock" for role in ("router", "worker", "cache")}
     url = f"http://127.0.0.1:{port}"
     file = directory / "localcode.toml"
     if workers > 1:  # on one processor they take turns, as the models of `localcode up` do

@@ -31,6 +31,7 @@ from services.worker.explain import Explainer, ModelText
 from services.worker.kv_pool import KvPool
 from services.worker.llama import LoadFailed, device_names
 from services.worker.loading import Loaded, computes_on_gpu, load
+from services.worker.outbox import StreamInterval
 from services.worker.prompt_layout import template_of
 from services.worker.prompts import Preparer
 from services.worker.saved_slots import SavedSlots
@@ -43,8 +44,8 @@ from services.worker.template_sandbox import takes_tools
 from services.worker.watchdog import watch
 
 _SAVE_SECONDS: Final = 5.0
-_CPU_STREAM_INTERVAL_SECONDS: Final = 0.1
-_GPU_STREAM_INTERVAL_SECONDS: Final = 0.02
+_CPU_STREAM_INTERVAL: Final = StreamInterval(0.1, longest_seconds=0.25)
+_GPU_STREAM_INTERVAL: Final = StreamInterval(0.02, longest_seconds=0.1)
 _log = structlog.get_logger(__name__)
 
 
@@ -197,14 +198,14 @@ def _limits(settings: WorkerSettings) -> EngineLimits:
         queue_size=settings.queue_size,
         batch_tokens=settings.batch_tokens,
         step_budget_seconds=settings.step_budget_ms / 1000,
-        stream_interval_seconds=_stream_interval_seconds(settings),
+        stream_interval=_stream_interval(settings),
     )
 
 
-def _stream_interval_seconds(settings: WorkerSettings) -> float:
+def _stream_interval(settings: WorkerSettings) -> StreamInterval:
     if settings.stream_interval_ms is not None:
-        return settings.stream_interval_ms / 1000
-    return _GPU_STREAM_INTERVAL_SECONDS if computes_on_gpu(settings) else _CPU_STREAM_INTERVAL_SECONDS
+        return StreamInterval(settings.stream_interval_ms / 1000)
+    return _GPU_STREAM_INTERVAL if computes_on_gpu(settings) else _CPU_STREAM_INTERVAL
 
 
 def _registration(

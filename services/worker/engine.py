@@ -6,7 +6,7 @@ A step: take requests → drop cancelled → admit → plan (pure) → `llama_de
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import structlog
@@ -19,7 +19,7 @@ from services.worker.cost import StepCost
 from services.worker.generation import Generation
 from services.worker.kv_pool import KvPool
 from services.worker.llama import LlamaContext, LlamaModel
-from services.worker.outbox import Outbox, Post
+from services.worker.outbox import Outbox, Post, StreamInterval
 from services.worker.planning import Planner
 from services.worker.requests import Requests
 from services.worker.slots import SlotBook, SlotState
@@ -43,7 +43,7 @@ class EngineLimits:
     queue_size: int
     batch_tokens: int
     step_budget_seconds: float
-    stream_interval_seconds: float = 0.0
+    stream_interval: StreamInterval = field(default_factory=StreamInterval)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Engine:
             self._cost, most_per_step=max(0, min(MOST_PER_STEP, limits.batch_tokens - limits.slots)),
             step_seconds=limits.step_budget_seconds, draft_model=draft_model,
         )  # fmt: skip
-        self._outbox = Outbox(post, interval_seconds=limits.stream_interval_seconds)
+        self._outbox = Outbox(post, limits.stream_interval)
         self._requests = Requests(pool, self._speculator, at_most=limits.slots + limits.queue_size)
         self._admission = Admission(self._requests, pool, self._cost, self._outbox, slots=limits.slots)
         self._planner = Planner(
@@ -208,7 +208,8 @@ class Engine:
         )  # fmt: skip
 
     def _flush(self) -> None:
-        self._outbox.flush(may_wait=self._requests.are_all_decoding and not self._lock.is_contended)
+        may_wait = self._requests.are_all_decoding and not self._lock.is_contended
+        self._outbox.flush(may_wait=may_wait, stream_count=self._requests.running_count)
 
     def _fail_running(self) -> None:
         """After a failed step nothing in the cache can be trusted: ends what ran and starts from empty."""

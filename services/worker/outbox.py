@@ -5,6 +5,7 @@ Each message costs worker, router and edge 1.5 ms together, on cores that llama.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.answer import absorb
@@ -13,16 +14,28 @@ from services.worker.generation import Event, Generation
 Post = Callable[[list[tuple[Generation, Event]]], None]
 
 
+@dataclass(frozen=True)
+class StreamInterval:
+    """How long what a stream says may wait behind what was posted of it last, in seconds."""
+
+    seconds: float = 0.0
+    longest_seconds: float = 0.0
+    """Among many streams, each of which is slower: from three on each adds half of `seconds`, up to this."""
+
+    def among(self, stream_count: int) -> float:
+        """The time where so many streams run."""
+        return max(self.seconds, min(self.seconds * stream_count / 2, self.longest_seconds))
+
+
 class Outbox:
     """Collects events until they are posted; what one stream says meanwhile is one delta.
 
-    Only the engine thread uses it. `interval_seconds` is how long what a stream says may wait behind what was posted of
-    it last; its first delta and its end never wait.
+    Only the engine thread uses it. The first delta of a stream and its end never wait.
     """
 
-    def __init__(self, post: Post, *, interval_seconds: float = 0.0) -> None:
+    def __init__(self, post: Post, interval: StreamInterval | None = None) -> None:
         self._post = post
-        self._interval_seconds = interval_seconds
+        self._interval = interval or StreamInterval()
         self._events: dict[Generation, list[Event | pb.Delta]] = {}
 
     def add(self, generation: Generation, event: Event) -> None:
@@ -49,9 +62,10 @@ class Outbox:
             progress.processed_token_count = value
         self.add(generation, pb.GenerateResponse(progress=progress))
 
-    def flush(self, *, may_wait: bool = False) -> None:
+    def flush(self, *, may_wait: bool = False, stream_count: int = 1) -> None:
         """Posts what was collected, but for what may wait if the next step is as short as this one."""
-        due = [generation for generation in self._events if not (may_wait and self._may_wait(generation))]
+        interval = self._interval.among(stream_count)
+        due = [generation for generation in self._events if not (may_wait and self._may_wait(generation, interval))]
         if not due:
             return
         now = time.monotonic()
@@ -63,10 +77,10 @@ class Outbox:
                 generation.posted_at = now
         self._post(posted)
 
-    def _may_wait(self, generation: Generation) -> bool:
+    def _may_wait(self, generation: Generation, interval_seconds: float) -> bool:
         has_said_only = all(isinstance(event, pb.Delta) for event in self._events[generation])
         since = time.monotonic() - generation.posted_at
-        return generation.is_running and has_said_only and since < self._interval_seconds
+        return generation.is_running and has_said_only and since < interval_seconds
 
 
 def _response(event: Event | pb.Delta) -> Event:

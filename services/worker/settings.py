@@ -80,7 +80,8 @@ class WorkerSettings(ServiceSettings):
     """How long a step may take while somebody's answer is being decoded."""
     stream_interval_ms: int | None = Field(default=None, ge=0, le=1000)
     """What a stream says within this time of its last message waits and is sent together; 0 sends each token alone.
-    Unset means 100 where the processor computes the model, which each message takes time from, and 20 on a GPU."""
+    Unset means 100 where the processor computes the model, which each message takes time from, and 20 on a GPU; among
+    many streams, each of which is slower, up to 250 and 100."""
 
     threads: PositiveInt | None = None
     """Threads of a step; unset means the physical cores."""

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +34,22 @@ def plan() -> dict[str, dict[str, str]]:
 
 def test_there_is_a_cache_a_router_and_one_process_a_model(plan: dict[str, dict[str, str]]) -> None:
     assert list(plan) == ["cache", "router", "model coder", "model small", "model glm-4.7"]
+
+
+def test_grpc_is_told_to_wake_seldom_unless_the_environment_says_otherwise(plan: dict[str, dict[str, str]]) -> None:
+    assert {environment["GRPC_EXPERIMENTS"] for environment in plan.values()} == {
+        "-event_engine_client,-event_engine_listener"
+    }
+    own = replace(setting(), environment={"GRPC_EXPERIMENTS": "mine"})
+    assert plan_edge(configuration(), own).environment["GRPC_EXPERIMENTS"] == "mine"
+
+
+def test_the_installed_grpc_knows_what_it_is_told(plan: dict[str, dict[str, str]]) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "import grpc; grpc.insecure_channel('localhost:1').close()"],
+        env=dict(plan["router"]), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "experiment" not in said.stderr.lower()
 
 
 def test_every_process_gets_configuration_logs_and_the_environment(plan: dict[str, dict[str, str]]) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.generation import Event, Generation
-from services.worker.outbox import Outbox
+from services.worker.outbox import Outbox, StreamInterval
 
 
 class Stream:
@@ -91,7 +91,7 @@ class TestWithinTheInterval:
     @pytest.fixture
     def patient(self, posted: Posted, stream: Any) -> Outbox:
         """One that has just posted the first token of a stream."""
-        outbox = Outbox(posted.batches.append, interval_seconds=60.0)
+        outbox = Outbox(posted.batches.append, StreamInterval(60.0))
         outbox.add_deltas(stream, [delta("first ", 1)])
         outbox.flush(may_wait=True)
         return outbox
@@ -107,6 +107,17 @@ class TestWithinTheInterval:
         stream.posted_at -= 60.0
         patient.flush(may_wait=True)
         assert posted.deltas[1:] == [("2 3 ", [2, 3])]
+
+    def test_among_many_streams_each_waits_longer(self, posted: Posted, stream: Any) -> None:
+        outbox = Outbox(posted.batches.append, StreamInterval(60.0, longest_seconds=150.0))
+        outbox.add_deltas(stream, [delta("first", 1)])
+        outbox.flush(may_wait=True, stream_count=4)
+        stream.posted_at -= 100.0
+        outbox.add_deltas(stream, [delta("2", 2)])
+        outbox.flush(may_wait=True, stream_count=4)
+        assert posted.deltas[1:] == []
+        outbox.flush(may_wait=True, stream_count=2)
+        assert posted.deltas[1:] == [("2", [2])]
 
     def test_nothing_waits_for_a_long_step(self, patient: Outbox, posted: Posted, stream: Any) -> None:
         patient.add_deltas(stream, [delta("2", 2)])
@@ -135,9 +146,18 @@ class TestWithinTheInterval:
         assert posted.deltas[1:] == [("other", [1])]
 
     def test_progress_does_not_make_a_first_token_wait(self, posted: Posted, stream: Any) -> None:
-        outbox = Outbox(posted.batches.append, interval_seconds=60.0)
+        outbox = Outbox(posted.batches.append, StreamInterval(60.0))
         outbox.add(stream, pb.GenerateResponse(progress=pb.Progress(phase=pb.PHASE_PREFILL)))
         outbox.flush(may_wait=True)
         outbox.add_deltas(stream, [delta("first", 1)])
         outbox.flush(may_wait=True)
         assert posted.deltas[-1] == ("first", [1])
+
+
+@pytest.mark.parametrize(("stream_count", "seconds"), [(0, 0.1), (1, 0.1), (2, 0.1), (3, 0.15), (4, 0.2), (9, 0.25)])
+def test_the_interval_grows_with_the_streams_up_to_the_longest(stream_count: int, seconds: float) -> None:
+    assert StreamInterval(0.1, longest_seconds=0.25).among(stream_count) == pytest.approx(seconds)
+
+
+def test_an_interval_that_was_set_by_hand_stays() -> None:
+    assert StreamInterval(0.1).among(8) == 0.1
