@@ -39,15 +39,24 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 def rate_together(timings: Sequence[Timing]) -> float:
     """Tokens a second of all streams while every one of them decodes: from the last first token to the first end.
 
-    Chunks stand for tokens, where some hold several: what came in a chunk is taken as that stream's mean.
+    The first chunk of a stream is taken for one token; those of each later chunk for decoded one after the other since
+    the chunk before, so that a server that sends several at once is neither credited nor charged for when it sends.
     """
     started = max(timing.arrivals[0] for timing in timings)
     ended = min(timing.arrivals[-1] for timing in timings)
-    tokens = sum(
-        timing.completion_tokens * sum(started < at <= ended for at in timing.arrivals) / len(timing.arrivals)
-        for timing in timings
-    )
+    tokens = sum(_decoded_within(timing, started, ended) for timing in timings)
     return tokens / max(ended - started, 1e-9)
+
+
+def _decoded_within(timing: Timing, start: float, end: float) -> float:
+    if len(timing.arrivals) < 2:
+        return 0.0
+    per_chunk = (timing.completion_tokens - 1) / (len(timing.arrivals) - 1)
+    shares = (
+        max(0.0, min(later, end) - max(earlier, start)) / max(later - earlier, 1e-9)
+        for earlier, later in pairwise(timing.arrivals)
+    )
+    return per_chunk * sum(shares)
 
 
 def gaps_within(arrivals: Sequence[float], start: float, end: float) -> list[float]:

@@ -24,8 +24,15 @@ def test_ratios_pair_rounds_and_leave_out_division_by_zero() -> None:
 
 def test_the_rate_together_counts_only_while_all_streams_decode() -> None:
     early = Timing(arrivals=[1.0, 2.0, 3.0, 4.0, 5.0], completion_tokens=5)
-    late = Timing(arrivals=[3.0, 4.0, 5.0, 6.0, 7.0, 8.0], completion_tokens=12)
+    late = Timing(arrivals=[3.0, 4.0, 5.0, 6.0, 7.0, 8.0], completion_tokens=11)
     assert rate_together([early, late]) == (2 + 2 * 2) / 2
+
+
+def test_the_rate_together_does_not_depend_on_how_many_tokens_a_server_sends_at_once() -> None:
+    single = [Timing(arrivals=[1 + 0.1 * n for n in range(41)], completion_tokens=41) for _ in range(2)]
+    merged = [Timing(arrivals=[1 + 0.4 * n + late for n in range(11)], completion_tokens=41) for late in (0.0, 0.01)]
+    assert rate_together(single) == pytest.approx(20)
+    assert rate_together(merged) == pytest.approx(20)
 
 
 def test_of_one_stream_the_rate_together_is_that_behind_its_first_token() -> None:
