@@ -1,6 +1,7 @@
 """Compares blobs with the index, and puts right what a crash, a lost index or a failing disk left behind."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -10,6 +11,7 @@ import structlog
 from services.cache.block_index import BlockCounts, BlockFacts
 from services.cache.block_store import PAGE_BLOCKS, BlockStore
 from services.shared.errors import BlockBusy, BlockNotFound, ServiceError, StoreUnavailable
+from services.shared.pace import until_next
 from services.shared.sealing import BlobRejected
 
 WATCH_SECONDS: Final = 2.0
@@ -80,7 +82,7 @@ async def keep_reconciled(
             if last is not None or not isinstance(error, StoreUnavailable):
                 _log.warning("kv_store_not_reconciled", reason=str(error))
             last = None
-        await asyncio.sleep(WATCH_SECONDS)
+        await asyncio.sleep(until_next(WATCH_SECONDS, time.monotonic()))
         waited_seconds += WATCH_SECONDS
 
 

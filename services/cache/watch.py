@@ -5,6 +5,7 @@ The process stays `SERVING` as a whole while Redis is away: a restart would not 
 """
 
 import asyncio
+import time
 from typing import Final
 
 import structlog
@@ -14,10 +15,11 @@ from prometheus_client import Gauge
 from services.cache.index import Index
 from services.shared.errors import StoreUnavailable
 from services.shared.grpc_runtime import HealthService
+from services.shared.pace import until_next
 
 SERVICE_NAME: Final = "localcode.cache.v1.CacheService"
 PING_SECONDS: Final = 1.0
-_ANSWERING_PING_SECONDS: Final = 3.0  # calls find out by themselves; pings take time from decoding
+_ANSWERING_PING_SECONDS: Final = 4.0  # calls find out by themselves; pings take time from decoding
 _log = structlog.get_logger(__name__)
 
 
@@ -30,7 +32,7 @@ async def watch_store(index: Index, health_service: HealthService, answers: Gaug
             await _report(index, health_service, is_answering)
         answers.set(is_answering)
         was_answering = is_answering
-        await asyncio.sleep(_ANSWERING_PING_SECONDS if is_answering else PING_SECONDS)
+        await asyncio.sleep(until_next(_ANSWERING_PING_SECONDS if is_answering else PING_SECONDS, time.monotonic()))
 
 
 async def _answers(index: Index) -> bool:

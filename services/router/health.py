@@ -1,6 +1,7 @@
 """Asks a worker's health service, again and again, whether it takes requests."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -9,6 +10,7 @@ import structlog
 
 from services.router.worker import RoutedWorker
 from services.shared.grpc_runtime import is_serving
+from services.shared.pace import until_next
 
 SURE_CHECK_SECONDS: Final = 2.0
 UNSURE_CHECK_SECONDS: Final = 0.5
@@ -30,7 +32,8 @@ async def watch_health(
         if not worker.suspected.is_set():  # else a call broke meanwhile, and the answer is older than that
             _note(worker, has_answered, on_recovery)
         is_sure = worker.failed_check_count == 0 and worker.unlisted_since is None and is_cache_reachable()
-        await _pause(worker, SURE_CHECK_SECONDS if is_sure else UNSURE_CHECK_SECONDS)
+        pause_seconds = SURE_CHECK_SECONDS if is_sure else UNSURE_CHECK_SECONDS
+        await _pause(worker, until_next(pause_seconds, time.monotonic()))
 
 
 async def _pause(worker: RoutedWorker, seconds: float) -> None:

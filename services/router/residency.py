@@ -14,6 +14,7 @@ from grpc import StatusCode
 from localcode.inference.v1 import inference_pb2 as pb
 from localcode.supervisor.v1 import supervisor_pb2
 from services.shared.errors import ServiceError
+from services.shared.pace import until_next
 
 if TYPE_CHECKING:
     from localcode.supervisor.v1.supervisor_pb2_grpc import SupervisorServiceAsyncStub
@@ -139,14 +140,18 @@ class Residency:
         while True:
             uses = self._uses()
             await self._report(supervisor, uses)
-            await self._pause(REPORT_SECONDS)
-            if self._is_settled and self._uses() == uses:
-                await self._pause((_SETTLED_REPORTS - 1) * REPORT_SECONDS)
+            await self._pause_until_next()
+            while (
+                self._is_settled
+                and self._uses() == uses
+                and round(time.monotonic() / REPORT_SECONDS) % _SETTLED_REPORTS
+            ):
+                await self._pause_until_next()
             self._due.clear()
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause_until_next(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(until_next(REPORT_SECONDS, time.monotonic())):
                 await self._due.wait()
 
     @property

@@ -20,6 +20,7 @@ from services.router.health import watch_health
 from services.router.models import Model, merge
 from services.router.worker import RoutedWorker
 from services.shared.grpc_runtime import open_channel
+from services.shared.pace import until_next
 
 if TYPE_CHECKING:
     from localcode.cache.v1.cache_pb2_grpc import CacheServiceAsyncStub
@@ -39,6 +40,10 @@ def is_gone(worker: RoutedWorker, listed_addresses: frozenset[str], now: float) 
     if not worker.is_healthy or worker.registration.address in listed_addresses:  # a new process took its address
         return True
     return worker.unlisted_since is not None and now - worker.unlisted_since > UNLISTED_SECONDS
+
+
+async def _until_next_poll() -> None:
+    await asyncio.sleep(until_next(POLL_SECONDS, time.monotonic()))
 
 
 class WorkerDirectory:
@@ -141,10 +146,9 @@ class WorkerDirectory:
                 await self._poll()
             except Exception:
                 _log.exception("poll_failed")  # a router that no longer looks would slowly lose all workers
-            await asyncio.sleep(POLL_SECONDS)
-            for _ in range(_SETTLED_POLLS - 1):
-                if self._is_settled:
-                    await asyncio.sleep(POLL_SECONDS)
+            await _until_next_poll()
+            while self._is_settled and round(time.monotonic() / POLL_SECONDS) % _SETTLED_POLLS:
+                await _until_next_poll()
 
     @property
     def _is_settled(self) -> bool:

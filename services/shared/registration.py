@@ -1,6 +1,7 @@
 """Keeps a worker's lease at the cache service: registers, renews every second, deregisters."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
@@ -11,6 +12,7 @@ import structlog
 from localcode.cache.v1 import cache_pb2 as pb
 from localcode.cache.v1.cache_pb2_grpc import CacheServiceStub
 from services.shared.grpc_runtime import open_channel
+from services.shared.pace import until_next
 
 if TYPE_CHECKING:
     from localcode.cache.v1.cache_pb2_grpc import CacheServiceAsyncStub
@@ -43,7 +45,7 @@ async def _renew_forever(stub: "CacheServiceAsyncStub", describe: Callable[[], p
         if is_reachable != was_reachable:
             _log.info("cache_service_is_back") if is_reachable else _log.warning("cache_service_is_away")
         was_reachable = is_reachable
-        await asyncio.sleep(HEARTBEAT_SECONDS)
+        await asyncio.sleep(until_next(HEARTBEAT_SECONDS, time.monotonic()))
 
 
 async def _renew(stub: "CacheServiceAsyncStub", worker: pb.Worker) -> bool:

@@ -19,10 +19,10 @@ from services.worker.write_queue import WriteQueue
 _LOOK_SECONDS: Final = 1.0  # how often partial blocks are looked through
 _LOOKS_PER_REPORT: Final = 10
 _RETRY_SECONDS: Final = 1.0
-_PAUSE_SECONDS: Final = 5.0  # how long writing waits for a moment in which no request is computed
+_PAUSE_SECONDS: Final = 20.0  # how long writing waits for a moment in which no request is computed
 _BUSY_SHARE: Final = 0.02  # of the time is spent on writing where none comes: it takes from decoding
 _MOST_BUSY_SECONDS: Final = 2.0  # between two blocks, however long one takes
-_BUSY_LOOK_SECONDS: Final = 0.05
+_BUSY_LOOK_SECONDS: Final = 0.2
 _CROWDED_SHARE: Final = 0.5  # of what may wait: from here on, writing is no longer put off
 _CLOSE_SECONDS: Final = 5.0
 _SHORTEST_TAIL: Final = 32  # tokens; fewer are computed sooner than they are written
