@@ -58,6 +58,14 @@ def salted(body: Body, salt: str) -> Body:
     return body
 
 
+def with_other_end(body: Body, salt: str) -> Body:
+    """A copy whose last message begins in another way: as long, and computed anew from there."""
+    body = copy.deepcopy(body)
+    last = body["messages"][-1]
+    last["content"] = f"{salt} {last['content']}"
+    return body
+
+
 def in_directory(body: Body, directory: str) -> Body:
     """A copy that is sent from another working directory."""
     body = copy.deepcopy(body)

@@ -1,11 +1,12 @@
 """The next turn of a session after the server was restarted."""
 
 import time
+from dataclasses import replace
 from typing import Final
 
 from bench.client import Timing
 from bench.servers.target import Target
-from bench.traces import Recorded
+from bench.traces import Recorded, with_other_end
 from bench.workload import OURS, PEER, Contestant, Round, Sample, Workload
 
 _SLOT: Final = 0
@@ -24,27 +25,34 @@ async def measure(target: Target, turn: Round) -> list[Sample]:
     target = await target.restart()
     by_hand_seconds = await _act_on_slot(target, "restore") if target.saves_slots else 0.0
     after = await _ask(target, last)
-    samples = after_restart(before, after, by_hand_seconds=by_hand_seconds)
+    again = await _ask(target, replace(last, body=with_other_end(last.body, "Again:")))
+    samples = after_restart(before, after, again, by_hand_seconds=by_hand_seconds)
     if target.saves_slots:
         samples.append(Sample("of the TTFT, restoring by hand", by_hand_seconds, "s", "lower"))
     return samples
 
 
-def after_restart(before: list[Timing], after: Timing, *, by_hand_seconds: float = 0.0) -> list[Sample]:
+def after_restart(before: list[Timing], after: Timing, again: Timing, *, by_hand_seconds: float = 0.0) -> list[Sample]:
     """What the turn after the restart took, and what it may take: a second, and the time of its new tokens.
 
-    How fast the server prefills is measured on the session's first request, which is cold.
+    How fast the server prefills is measured twice: on the session's first request, which is cold, and behind the whole
+    session, where the new tokens lie and each of them attends to all that, with the turn asked again in other words.
     """
     first, known = before[0], before[-1].prompt_tokens
     rate = first.prefilled_tokens / first.ttft_seconds
     new = after.prompt_tokens - known
     ttft_seconds = by_hand_seconds + after.ttft_seconds
     allowed_seconds = _ALLOWED_SECONDS + new / rate
+    rate_there = again.prefilled_tokens / again.ttft_seconds
+    allowed_there_seconds = _ALLOWED_SECONDS + new / rate_there
     return [
         Sample("TTFT after the restart", ttft_seconds, "s", "lower"),
         Sample("allowed: 1 s + new tokens over prefill rate", allowed_seconds, "s"),
         Sample("TTFT over allowed", ttft_seconds / allowed_seconds, "times", "lower"),
         Sample("prefill rate before", rate, "tokens/s", "higher"),
+        Sample("allowed with the rate at that depth", allowed_there_seconds, "s"),
+        Sample("TTFT over that", ttft_seconds / allowed_there_seconds, "times", "lower"),
+        Sample("prefill rate at that depth, nothing restarted", rate_there, "tokens/s", "higher"),
         Sample("prompt tokens", after.prompt_tokens, "tokens"),
         Sample("tokens new in this turn", new, "tokens"),
         Sample("tokens restored", after.cached_tokens, "tokens", "higher"),

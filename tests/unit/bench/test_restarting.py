@@ -15,12 +15,16 @@ def timing(prompt: int, *, cached: int = 0, ttft: float = 1.0, text: str = "") -
 
 def test_a_turn_may_take_a_second_and_the_time_of_its_new_tokens() -> None:
     before = [timing(1000, ttft=10.0), timing(1500, cached=1000)]
-    samples = {s.name: s.value for s in after_restart(before, timing(1700, cached=1490, ttft=2.5), by_hand_seconds=0.5)}
+    after, again = timing(1700, cached=1490, ttft=2.5), timing(1701, cached=1551, ttft=3.0)
+    samples = {s.name: s.value for s in after_restart(before, after, again, by_hand_seconds=0.5)}
     assert samples == {
         "TTFT after the restart": 3.0,
         "allowed: 1 s + new tokens over prefill rate": 3.0,
         "TTFT over allowed": 1.0,
         "prefill rate before": 100.0,
+        "allowed with the rate at that depth": 5.0,
+        "TTFT over that": 0.6,
+        "prefill rate at that depth, nothing restarted": 50.0,
         "prompt tokens": 1700,
         "tokens new in this turn": 200,
         "tokens restored": 1490,
