@@ -1,4 +1,4 @@
-"""Measures a worker's engine inside this process: `python -m bench.engine overhead|gaps|speculation|kv`.
+"""Measures a worker's engine inside this process: `python -m bench.engine overhead|gaps|speculation|acceptance|kv`.
 
 `overhead` runs a tiny model and reports what a step takes beside llama.cpp; the others want `--model FILE`.
 """
@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from bench import acceptance as draft_acceptance
 from bench.kv import kv
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.cost import StepShape
@@ -190,6 +191,15 @@ def speculation(options: argparse.Namespace) -> None:
         _compare(running, "ordinary chat", [chat(text, max_tokens=200) for text in _CHATS], kind, options.rounds)
 
 
+def acceptance(options: argparse.Namespace) -> None:
+    """How much of the model's answers the draft would have guessed, whether or not guessing pays here."""
+    requests = {
+        "copy-heavy edit": [chat(_EDIT, max_tokens=400)],
+        "ordinary chat": [chat(text, max_tokens=200) for text in _CHATS],
+    }
+    draft_acceptance.compare(options.model, options.draft, requests)
+
+
 def _compare(
     running: Running, what: str, requests: list[pb.GenerateRequest], kind: SpeculationOptions, rounds: int
 ) -> None:
@@ -222,6 +232,7 @@ BENCHES: Final[dict[str, Callable[[argparse.Namespace], None]]] = {
     "overhead": overhead,
     "gaps": gaps,
     "speculation": speculation,
+    "acceptance": acceptance,
     "kv": kv,
 }
 
@@ -240,6 +251,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.bench != "overhead" and options.model is None:
         parser.error(f"{options.bench} needs --model")
+    if options.bench == "acceptance" and options.draft is None:
+        parser.error("acceptance needs --draft")
     BENCHES[options.bench](options)
 
 
