@@ -1,5 +1,6 @@
 """Slots and explanations through all processes: edge, router, worker, cache service and the command line."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -11,6 +12,13 @@ from tests.fakes.processes import running, until_serving
 from tests.integration.test_block_store_processes import cache, command
 
 pytestmark = pytest.mark.integration
+
+
+async def until_listed(client: httpx.AsyncClient, model: str) -> None:
+    """Waits until the router has found the worker of a model."""
+    async with asyncio.timeout(20):
+        while model not in [one["id"] for one in (await client.get("/v1/models")).json()["data"]]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def test_a_slot_is_saved_through_the_router_and_the_request_is_explained(
@@ -32,6 +40,7 @@ async def test_a_slot_is_saved_through_the_router_and_the_request_is_explained(
             await until_serving(worker)
             await until_serving(router)
             async with serving_edge(router) as url, httpx.AsyncClient(base_url=url, timeout=120) as client:
+                await until_listed(client, "local")
                 body = {"model": "local", "messages": [{"role": "user", "content": "Hi " * 400}]}
                 answer = await client.post("/v1/chat/completions", json=body)
                 assert answer.json()["timings"]["cache"]["miss"]["reason"] == "unknown"
