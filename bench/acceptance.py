@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.llama import LlamaContext, Row
-from tests.fakes.worker_engine import Said, chat, running_worker
+from tests.fakes.worker_engine import Said, running_worker
 
-_SEQUENCE = 0
-_CONTEXT = 8192
-_DRAFT_LENGTHS = (2, 4, 8)
+_SEQUENCE: Final = 0
+_CONTEXT: Final = 8192
+_DRAFT_LENGTHS: Final = (2, 4, 8)
 
 
 def compare(model: Path, draft: Path, requests: Mapping[str, Sequence[pb.GenerateRequest]]) -> None:
@@ -18,7 +19,6 @@ def compare(model: Path, draft: Path, requests: Mapping[str, Sequence[pb.Generat
     with running_worker(model, context=_CONTEXT) as running:
         answers = {what: [running.say(request) for request in asked] for what, asked in requests.items()}
     with running_worker(draft, context=_CONTEXT) as running:
-        running.say(chat("Good morning", max_tokens=1))
         context = running.loaded.context
         for what, said in answers.items():
             hits = [running.engine.call(partial(_hits, context, one)).result() for one in said]

@@ -1,7 +1,7 @@
 """What the edge adds to tokens while hundreds of streams are open: `python -m bench.open_streams`.
 
 Three processes: a worker that computes nothing and writes the time into what it says, the edge, and this one as all of
-the clients. As real workers do, this one sends what a stream says within an interval as one message.
+the clients. As real workers do, that one sends what a stream says within an interval as one message.
 """
 
 import argparse
