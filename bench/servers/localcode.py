@@ -9,10 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
 from bench.client import Body
 from bench.servers.localcode_parts import OTHER, LocalcodeParts
 from bench.servers.process import free_port, running
-from bench.servers.target import Setup, Target, Tokenize, open_http
+from bench.servers.target import Counters, Setup, Target, Tokenize, open_http
 from edge.openai import ChatCompletionRequest
 from edge.translate import to_generate_requests
 from localcode.inference.v1 import inference_pb2 as pb
@@ -36,7 +39,8 @@ async def running_localcode(
     file = directory / "localcode.toml"
     if workers > 1:  # on one processor they take turns, as the models of `localcode up` do
         settings = {**(settings or {}), "compute_lock": str(directory / "compute.lock")}
-    file.write_text(configuration(setup, addresses, settings or {}))
+    metrics_port = free_port()
+    file.write_text(configuration(setup, addresses, settings or {}, metrics_port=metrics_port))
     async with (
         running(
             [sys.executable, "-c", _UP, "up", "--config", str(file), "--port", str(port)],
@@ -55,6 +59,7 @@ async def running_localcode(
             await parts.unload(OTHER)  # everything is loaded at the start
         yield Target(
             http, names, _tokenizer(stub), addresses, tokenize_text=_text_tokenizer(stub), parts=parts,
+            counters=_counters(http, f"http://127.0.0.1:{metrics_port}/metrics"),
         )  # fmt: skip
 
 
@@ -71,6 +76,7 @@ async def _more_workers(
                 "LOCALCODE_WORKER_MODEL_PATH": str(setup.model),
                 "LOCALCODE_WORKER_LISTEN": "127.0.0.1:0",
                 "LOCALCODE_WORKER_CACHE_ADDRESS": cache_address,
+                "LOCALCODE_WORKER_METRICS_PORT": "0",  # the first one has the port of the table
             }
             worker = running(
                 [sys.executable, "-m", "services.worker"],
@@ -89,8 +95,10 @@ def _serves_with(count: int, state: dict[str, Any]) -> bool:
     return len([worker for worker in workers if worker["healthy"] and "main" in worker["models"]]) >= count
 
 
-def configuration(setup: Setup, addresses: Mapping[str, str], settings: Mapping[str, object]) -> str:
-    """The text of `localcode.toml`."""
+def configuration(
+    setup: Setup, addresses: Mapping[str, str], settings: Mapping[str, object], *, metrics_port: int = 0
+) -> str:
+    """The text of `localcode.toml`; the main model's worker shows its metrics at the port."""
     shared = {
         "kind": "llama",
         "threads": setup.threads,
@@ -104,12 +112,13 @@ def configuration(setup: Setup, addresses: Mapping[str, str], settings: Mapping[
         "slots": setup.slots,
         "kv_cells": setup.cells,
         "listen": addresses["worker"],
+        "metrics_port": metrics_port,
     }
     text = _table("cache", {"listen": addresses["cache"]})
     text += _table("router", {"listen": addresses["router"], "default_model": "main"}) + _table("models.main", main)
     if setup.other_model:
         other = {**main, "source": str(setup.other_model)}
-        del other["listen"]
+        del other["listen"], other["metrics_port"]
         text += _table(f"models.{OTHER}", other)
     if setup.small_model:
         text += _table("router.class_models", {"title": "small"})
@@ -141,6 +150,16 @@ def _text_tokenizer(stub: "InferenceServiceAsyncStub") -> Callable[[str], Awaita
         return list((await stub.Tokenize(pb.TokenizeRequest(text=text), timeout=60)).token_ids)
 
     return tokenize
+
+
+def _counters(http: httpx.AsyncClient, url: str) -> Counters:
+    async def counters() -> dict[str, float]:
+        text = (await http.get(url)).raise_for_status().text
+        return {
+            sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples
+        }
+
+    return counters
 
 
 def _table(name: str, values: Mapping[str, object]) -> str:

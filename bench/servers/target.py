@@ -11,6 +11,7 @@ from bench.client import Body, Timing, chat
 
 REQUEST_TIMEOUT_SECONDS: Final = 3600.0
 Tokenize = Callable[[Body], Awaitable[list[int]]]
+Counters = Callable[[], Awaitable[Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Target:
     """Returns the tokens of an answer's text, where the server can say."""
     parts: Parts | None = None
     """Its processes, where it consists of several."""
+    counters: Counters | None = None
+    """What the worker of the main model counts, by the names of its metrics."""
     saves_slots: bool = False
     """Whether the state of its slots is to be saved and restored by hand."""
 

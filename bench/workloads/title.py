@@ -1,20 +1,25 @@
 """A main request with the title request that OpenCode sends beside it, in the default two-model configuration."""
 
 import asyncio
+from typing import Final
 
 from bench.servers.target import Target
 from bench.traces import salted
 from bench.workload import Contestant, Round, Sample, Workload
+
+_WAITED: Final = "localcode_worker_turn_wait_seconds_total"
 
 
 async def measure(target: Target, turn: Round) -> list[Sample]:
     """A cold main request with a title beside it, between two that are alone: what was said before is cached too."""
     main = turn.material.main()
     before = await target.chat(salted(main, turn.salt("before")))
+    waited_before = await _waited_seconds(target)
     beside, title = await asyncio.gather(
         target.chat(salted(main, turn.salt("beside"))),
         target.chat(salted_user(turn)),
     )
+    waited_seconds = await _waited_seconds(target) - waited_before
     after = await target.chat(salted(main, turn.salt("after")))
     alone_seconds = (before.ttft_seconds + after.ttft_seconds) / 2
     return [
@@ -22,8 +27,14 @@ async def measure(target: Target, turn: Round) -> list[Sample]:
         Sample("TTFT with a title beside it", beside.ttft_seconds, "s", "lower"),
         Sample("with a title over alone", beside.ttft_seconds / alone_seconds, "times", "lower"),
         Sample("with a title, longer by", beside.ttft_seconds - alone_seconds, "s", "lower"),
+        Sample("steps of the main request waited for those of the title", waited_seconds, "s", "lower"),
         Sample("title answered after", title.total_seconds, "s", "lower"),
     ]
+
+
+async def _waited_seconds(target: Target) -> float:
+    assert target.counters
+    return (await target.counters())[_WAITED]
 
 
 def salted_user(turn: Round) -> dict[str, object]:

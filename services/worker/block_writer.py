@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
@@ -27,6 +27,7 @@ _CROWDED_SHARE: Final = 0.5  # of what may wait: from here on, writing is no lon
 _CLOSE_SECONDS: Final = 5.0
 _SHORTEST_TAIL: Final = 32  # tokens; fewer are computed sooner than they are written
 _MOST_REMEMBERED: Final = 65_536
+T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
@@ -63,7 +64,8 @@ class BlockWriter:
         """By parent: the latest partial block behind it, and when it came."""
         self._held: dict[bytes, None] = {}
         """Blocks that were not written: not worth it so far, or the store failed."""
-        self._stored: dict[bytes, None] = {}
+        self._stored: dict[bytes, bytes] = {}
+        """Blocks that the store holds, as far as is known, each with the one that holds a piece of it, or nothing."""
         self._reported_count = 0
         self._is_dropping = False
         self._wake = asyncio.Event()
@@ -112,9 +114,9 @@ class BlockWriter:
     def note_lookup(self, found: Iterable[bytes], missing: Iterable[bytes]) -> None:
         """Takes note of what the store holds and what it has given up."""
         for name in missing:
-            self._stored.pop(name, None)
+            self._stored.pop(self._stored.pop(name, b""), None)  # a piece may go after the block that needs it
         for name in found:
-            _remember(self._stored, name)
+            _remember(self._stored, name, self._stored.get(name, b""))
 
     def note_computed(self, token_count: int) -> None:
         """Counts tokens that were computed: with a bound on wear, more may be written."""
@@ -129,7 +131,7 @@ class BlockWriter:
             _log.warning("kv_blocks_not_stored", reason="the store is away" if self._archive.is_away else busy)
         self._is_dropping = bool(dropped)
         for victim in dropped:
-            _remember(self._held, victim.hash)
+            _remember(self._held, victim.hash, None)
         self._wake.set()
 
     async def _write_full(self) -> None:
@@ -167,7 +169,7 @@ class BlockWriter:
                     return None
                 return block
             self._queue.remove(block.hash)
-            _remember(self._held, block.hash)
+            _remember(self._held, block.hash, None)
         return None
 
     async def _look_through_tails(self) -> None:
@@ -217,10 +219,10 @@ class BlockWriter:
         is_stored = await self._archive.put(block.hash, header, state.data)
         if is_stored:
             self._held.pop(block.hash, None)
-            _remember(self._stored, block.hash)
+            _remember(self._stored, block.hash, base)
         else:
             self.wear.note_written(-state.nbytes)
-            _remember(self._held, block.hash)
+            _remember(self._held, block.hash, None)
         return is_stored
 
     async def _report(self) -> None:
@@ -241,8 +243,8 @@ class BlockWriter:
         return BlockCost(block.data.nbytes, block.recompute_seconds, self._fetch_rate.seconds(len(block.tokens)))
 
 
-def _remember(names: dict[bytes, None], name: bytes) -> None:
+def _remember(names: dict[bytes, T], name: bytes, value: T) -> None:
     names.pop(name, None)
-    names[name] = None
+    names[name] = value
     while len(names) > _MOST_REMEMBERED:
         del names[next(iter(names))]

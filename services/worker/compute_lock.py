@@ -10,14 +10,30 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 _CONTENDED_SECONDS: Final = 0.002
 
 
+@dataclass
+class TurnWaits:
+    """How long steps waited for another worker of this machine to end its own, since the start."""
+
+    seconds: float = 0.0
+    longest_seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Counts the wait of one step."""
+        self.seconds += seconds
+        self.longest_seconds = max(self.longest_seconds, seconds)
+
+
 class ComputeLock(Protocol):
     """What a step holds while it computes."""
+
+    waits: TurnWaits
 
     @property
     def is_contended(self) -> bool:
@@ -44,6 +60,9 @@ class NoComputeLock:
     is_contended = False
     is_claimed_by_others = False
 
+    def __init__(self) -> None:
+        self.waits = TurnWaits()
+
     def held(self) -> AbstractContextManager[None]:
         """Waits for nothing."""
         return nullcontext()
@@ -61,6 +80,7 @@ class FileComputeLock:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._turnstile, self._lock, self._urgent = (_open(f"{path}{end}") for end in (".turnstile", "", ".urgent"))
+        self.waits = TurnWaits()
         self.is_contended = False
         self._is_urgent = False
 
@@ -71,7 +91,9 @@ class FileComputeLock:
         fcntl.flock(self._turnstile, fcntl.LOCK_EX)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         fcntl.flock(self._turnstile, fcntl.LOCK_UN)
-        self.is_contended = time.monotonic() - started > _CONTENDED_SECONDS
+        waited_seconds = time.monotonic() - started
+        self.waits.add(waited_seconds)
+        self.is_contended = waited_seconds > _CONTENDED_SECONDS
         try:
             yield
         finally:

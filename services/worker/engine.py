@@ -14,7 +14,7 @@ import structlog
 from services.shared.errors import BackendFailed, Overloaded
 from services.worker.admission import Admission
 from services.worker.advance import Advancer
-from services.worker.compute_lock import ComputeLock
+from services.worker.compute_lock import ComputeLock, TurnWaits
 from services.worker.cost import StepCost
 from services.worker.generation import Generation
 from services.worker.kv_pool import KvPool
@@ -89,6 +89,7 @@ class Engine:
         self._advancer = Advancer(self._requests, model, context, pool, self._speculator, self._outbox)
         self._stands_back = False
         self._is_warm: Future[None] = Future()
+        self._has_failed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -146,14 +147,20 @@ class Engine:
         return self._cost
 
     @property
+    def turn_waits(self) -> TurnWaits:
+        """How long steps waited for those of other workers, since the start."""
+        return self._lock.waits
+
+    @property
     def guesses(self) -> Guesses:
         """How many tokens were guessed, and how many of them were right, since the start."""
         return self._speculator.guesses
 
     @property
     def is_hung(self) -> bool:
-        """Whether the step in progress, of the model or the draft model, takes far longer than such steps do."""
-        return self._runner.is_hung or (self._draft_model is not None and self._draft_model.is_hung)
+        """Whether no step will follow: the one in progress takes far longer than such do, or the thread failed."""
+        is_draft_hung = self._draft_model is not None and self._draft_model.is_hung
+        return self._has_failed or self._runner.is_hung or is_draft_hung
 
     def _run(self) -> None:
         try:
@@ -162,6 +169,13 @@ class Engine:
             self._is_warm.set_exception(error)
             return
         self._is_warm.set_result(None)
+        try:
+            self._work()
+        except Exception as error:
+            _log.critical("engine_failed", exc_info=error)
+            self._has_failed = True
+
+    def _work(self) -> None:
         while self._receive():
             try:
                 self._step()

@@ -18,6 +18,9 @@ _CELLS = Gauge("localcode_worker_kv_cells", "KV cells in all.", ["model"])
 _PARKED_CELLS = Gauge("localcode_worker_parked_kv_cells", "KV cells that only parked sequences use.", ["model"])
 _RAM_BYTES = Gauge("localcode_worker_ram_tier_bytes", "KV state in host memory.", ["model"])
 _RAM_BUDGET = Gauge("localcode_worker_ram_tier_budget_bytes", "Most KV state that host memory may take.", ["model"])
+_LONGEST_TURN_WAIT = Gauge(
+    "localcode_worker_longest_turn_wait_seconds", "Longest that a step waited for another worker's.", ["model"]
+)
 _PREFILL_RATE = Gauge("localcode_worker_prefill_tokens_per_second", "Measured prefill rate.", ["model"])
 
 
@@ -38,6 +41,20 @@ class GuessCollector(Collector):
             for source in SOURCES:
                 family.add_metric([self._model, source], counts[source])
             yield family
+
+
+class TurnCollector(Collector):
+    """Counts how long steps waited for those of other workers that share the processor."""
+
+    def __init__(self, engine: Engine, model: str) -> None:
+        self._engine, self._model = engine, model
+
+    def collect(self) -> Iterator[Metric]:
+        """Reads the engine."""
+        help_text = "Time that steps waited for another worker of this machine to end its own."
+        family = CounterMetricFamily("localcode_worker_turn_wait_seconds", help_text, labels=["model"])
+        family.add_metric([self._model], self._engine.turn_waits.seconds)
+        yield family
 
 
 class StoreCollector(Collector):
@@ -75,4 +92,6 @@ def observe(engine: Engine, *, model: str, ram: RamTier | None) -> None:
     _RAM_BYTES.labels(model).set_function(lambda: ram.used_bytes if ram else 0)
     _RAM_BUDGET.labels(model).set_function(lambda: ram.budget_bytes if ram else 0)
     _PREFILL_RATE.labels(model).set_function(lambda: engine.load().prefill_tokens_per_second)
+    _LONGEST_TURN_WAIT.labels(model).set_function(lambda: engine.turn_waits.longest_seconds)
     REGISTRY.register(GuessCollector(engine, model))
+    REGISTRY.register(TurnCollector(engine, model))

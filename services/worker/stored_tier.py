@@ -204,7 +204,10 @@ class StoredTier:
         parent, tokens = wanted.parent(index), wanted.block(index)
         length = self._shared_ends.length(parent, tokens)
         name = block_hash(parent, tokens[:length])
-        if not length or all(block.hash != name for block in chain.next):
+        if not length:
+            return ()
+        if all(block.hash != name for block in chain.next):
+            self.writer.note_lookup((), [name])
             return ()
         behind = await self._archive.lookup([*chain.hashes, name], peek=True)
         return behind.next[:_MOST_BRANCHES]

@@ -41,7 +41,7 @@ class Watched(Protocol):
 
     @property
     def is_hung(self) -> bool:
-        """Whether the step in progress takes far longer than such steps do."""
+        """Whether it will not take another step."""
         ...
 
 

@@ -103,6 +103,6 @@ def test_two_workers_together_find_tokens_again_and_count_each_once(tmp_path: Pa
     samples = {sample["name"]: sample["value"] for sample in result["rounds"]["localcode, two workers"][0]}
     assert samples["requests"] == 14
     assert samples["tokens sent"] == samples["tokens found"] + samples["tokens prefilled"]
-    # How much is found depends on the machine: this model prefills so fast that a turn may rightly be sooner on a worker
-    # that knows nothing of it. The share that a real model reaches is in bench/RESULTS.md.
+    # How much is found depends on the machine: this model prefills so fast that a turn may rightly be sooner on a
+    # worker that knows nothing of it. The share that a real model reaches is in bench/RESULTS.md.
     assert 0 < samples["found, of what that one finds"] <= 100

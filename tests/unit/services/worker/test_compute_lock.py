@@ -59,6 +59,27 @@ def test_an_uncontended_lock_says_so(tmp_path: Path) -> None:
     assert not NoComputeLock().is_contended
 
 
+def test_what_a_step_waits_for_others_is_counted(tmp_path: Path) -> None:
+    first, second = FileComputeLock(tmp_path / "lock"), FileComputeLock(tmp_path / "lock")
+
+    def compute() -> None:
+        with second.held():
+            pass
+
+    waiting = threading.Thread(target=compute)
+    with first.held():
+        waiting.start()
+        time.sleep(0.05)
+    waiting.join()
+    assert second.waits.seconds == second.waits.longest_seconds > 0.03
+    before = second.waits.seconds
+    compute()
+    assert before <= second.waits.seconds < before + second.waits.longest_seconds
+    assert first.waits.longest_seconds < 0.03
+    first.close()
+    second.close()
+
+
 def test_a_claim_is_seen_by_the_others_until_it_is_given_up(tmp_path: Path) -> None:
     urgent, title, other = (FileComputeLock(tmp_path / "lock") for _ in range(3))
     assert not title.is_claimed_by_others

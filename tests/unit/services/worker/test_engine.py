@@ -411,6 +411,18 @@ def test_a_step_that_does_not_return_is_called_hung(monkeypatch: pytest.MonkeyPa
         assert not engine.is_hung
 
 
+def test_an_engine_whose_thread_fails_between_two_steps_is_called_hung() -> None:
+    class BrokenLock(NoComputeLock):
+        def claim(self, *, is_urgent: bool) -> None:
+            raise OSError("No locks available")
+
+    with running_engine(lock=BrokenLock()) as (engine, _, _):
+        deadline = time.monotonic() + 5
+        while not engine.is_hung and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert engine.is_hung
+
+
 def test_only_the_engine_s_thread_computes_also_to_warm_up() -> None:
     class Watched(FakeContext):
         def __init__(self) -> None:

@@ -120,6 +120,33 @@ async def test_a_block_whose_shared_piece_is_lost_is_a_miss_and_both_are_written
     assert await asked_by_new_workers(archive, [prompt], system=len(system)) == [len(prompt) - 1]
 
 
+@pytest.mark.parametrize("other", [0, 1], ids=["the same prompt", "another prompt"])
+@pytest.mark.parametrize("with_followers", [True, False], ids=["with what follows it", "alone"])
+async def test_a_worker_stores_a_piece_again_that_the_store_gave_up(*, other: int, with_followers: bool) -> None:
+    archive, system = Archive(), list(range(BLOCK_TOKENS + 100))
+    prompts = [[*system, *([-1] * 400)], [*system, *([-1 - other] * 400)]]
+    worker = Worker(archive)
+    await worker.ask(prompts[0], system=len(system))
+    await settled(worker)
+    key = HashedTokens(prompts[0], FINGERPRINT)
+    piece = block_hash(key.parent(1), key.block(1)[:100])
+    gone = [name for name, (header, _) in archive.blocks.items() if header.is_after != FINGERPRINT]
+    for name in gone if with_followers else [piece]:
+        del archive.blocks[name]
+    for _ in range(2):
+        await worker.ask(prompts[1], system=len(system))
+        await settled(worker)
+    assert piece in archive.blocks
+    assert await worker.ask(prompts[1], system=len(system)) >= 2 * BLOCK_TOKENS
+    await worker.tier.close()
+
+
+async def settled(worker: Worker) -> None:
+    """Lets what waits be written, and forgets what memory holds."""
+    await asyncio.sleep(0.05)
+    worker.ram.clear()
+
+
 def test_the_longest_end_that_a_block_goes_on_behind_counts() -> None:
     ends = SharedEnds()
     short, longer = as_tokens(range(40)), as_tokens(range(80))
