@@ -14,7 +14,7 @@ from bench.workload import Sample
 
 PolicyName = Literal["adaptive", "plain LRU"]
 POLICIES: Final[tuple[PolicyName, ...]] = ("adaptive", "plain LRU")
-SHARES: Final = (0.25, 0.5, 1.0)
+SHARES: Final = (0.1, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ from typing import Final
 import numpy as np
 
 from services.cache.block_index import BlockFacts, MemoryBlockIndex
+from services.cache.block_store import SLACK
 from services.cache.eviction import choose_victims
 from services.shared.block_client import HotBlock, NextBlock, OpenedBlock, StoredChain
 from services.shared.sealing import BlockHeader, Buffer
 from services.worker.blocks import BLOCK_TOKENS
 
 FINGERPRINT: Final = bytes(32)
-_SLACK: Final = 20
-"""A store that is full gives up this part of its budget at once, as the cache service does."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class SimulatedStore:
         if block_hash in self._headers:
             return True
         size_bytes = self._bytes(header)
-        await self._make_room(size_bytes)
+        await self._make_room(size_bytes, header.is_after)
         seconds = 0.0 if self._by_use_alone else header.recompute_seconds
         facts = BlockFacts(
             block_hash, header.is_after, FINGERPRINT, size_bytes, header.token_count, header.role, seconds
@@ -90,14 +89,14 @@ class SimulatedStore:
         base = self._headers.get(header.base)
         return (header.token_count - (base.token_count if base else 0)) * self._size.bytes_per_token
 
-    async def _make_room(self, size_bytes: int) -> None:
+    async def _make_room(self, size_bytes: int, followed: bytes) -> None:
         counts = await self._index.counts()
         surplus_bytes = counts.size_bytes + size_bytes - self._budget_bytes
         if surplus_bytes <= 0:
             return
         blocks, _ = await self._index.page(b"", len(self._headers) + 1)
-        surplus_bytes += self._budget_bytes // _SLACK
-        victims = choose_victims(blocks, surplus_bytes=surplus_bytes, now=self._clock())
+        surplus_bytes += self._budget_bytes // SLACK
+        victims = choose_victims(blocks, surplus_bytes=surplus_bytes, now=self._clock(), followed=followed)
         gone = await self._index.claim([victim.facts.hash for victim in victims], is_eviction=True)
         await self._index.finish_removal(gone)
         for name in gone:

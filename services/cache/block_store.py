@@ -26,7 +26,8 @@ from services.shared.sealing import (
 )
 
 PAGE_BLOCKS: Final = 1000
-_SLACK: Final = 20
+SLACK: Final = 100
+"""A store that is full gives up this part of its budget at once, so that not every write has to look through all."""
 _ATTEMPTS: Final = 3
 _log = structlog.get_logger(__name__)
 
@@ -69,7 +70,7 @@ class BlockStore:
         if await self.index.get([block_hash]):
             return
         try:
-            await self._make_room(unwritten_bytes=len(blob))
+            await self._make_room(unwritten_bytes=len(blob), followed=facts.parent)
             await self.blobs.write(block_hash, blob)
         except StoreFull as error:
             self._note_full(error)
@@ -82,7 +83,7 @@ class BlockStore:
             return
         try:
             facts = await self.inspect(block_hash)
-            await self._make_room(unindexed_bytes=facts.size_bytes)
+            await self._make_room(unindexed_bytes=facts.size_bytes, followed=facts.parent)
         except BlobRejected as rejection:
             await self.blobs.delete(block_hash)
             raise _refused(rejection) from rejection
@@ -175,7 +176,7 @@ class BlockStore:
                 idle = await asyncio.to_thread(choose, now=self._clock())
                 await self._remove(idle, is_eviction=True)
 
-    async def _make_room(self, *, unwritten_bytes: int = 0, unindexed_bytes: int = 0) -> None:
+    async def _make_room(self, *, unwritten_bytes: int = 0, unindexed_bytes: int = 0, followed: bytes = b"") -> None:
         """Evicts until a blob fits that is still to be written, or one that is written but not indexed."""
         if await self._surplus(unwritten_bytes, unindexed_bytes) == 0:
             return
@@ -183,16 +184,18 @@ class BlockStore:
             surplus_bytes = await self._surplus(unwritten_bytes, unindexed_bytes)
             if surplus_bytes == 0:
                 return
-            slack_bytes = self.limits.budget.max_bytes // _SLACK  # so that not every write has to look through all
+            slack_bytes = self.limits.budget.max_bytes // SLACK
             freed_bytes = 0
             for _attempt in range(_ATTEMPTS):  # a block may get a follower or a reader before it is claimed
                 if freed_bytes < surplus_bytes:
-                    freed_bytes += await self._free(surplus_bytes + slack_bytes - freed_bytes)
+                    freed_bytes += await self._free(surplus_bytes + slack_bytes - freed_bytes, followed)
         if freed_bytes < surplus_bytes and unwritten_bytes + unindexed_bytes:
-            raise StoreFull("The KV store is full of blocks that are pinned or in use, or its disk of other files.")
+            raise StoreFull(
+                "The KV store is full of blocks that are pinned, in use or before this one, or its disk of other files."
+            )
 
-    async def _free(self, surplus_bytes: int) -> int:
-        choose = partial(choose_victims, await self.all_blocks(), surplus_bytes=surplus_bytes)
+    async def _free(self, surplus_bytes: int, followed: bytes) -> int:
+        choose = partial(choose_victims, await self.all_blocks(), surplus_bytes=surplus_bytes, followed=followed)
         victims = await asyncio.to_thread(choose, now=self._clock())  # half a second for 100,000 blocks
         removed = await self._remove(victims, is_eviction=True)
         return sum(block.facts.size_bytes for block in removed)

@@ -39,10 +39,11 @@ def value_per_byte(block: StoredBlock, now: float) -> float:
     return block.facts.recompute_seconds * reuse / max(1, block.facts.size_bytes)
 
 
-def removable(blocks: Collection[StoredBlock], now: float) -> Iterator[StoredBlock]:
+def removable(blocks: Collection[StoredBlock], now: float, *, followed: bytes = b"") -> Iterator[StoredBlock]:
     """Yields blocks in the order in which to give them up: the least valuable first, of equals the one idle longest.
 
-    A block comes only after all that follow it; pinned and leased ones, and what they follow, never come.
+    A block comes only after all that follow it; pinned and leased ones, one that will be followed, and what they
+    follow, never come.
     """
     known = {block.facts.hash: block for block in blocks}
     child_counts = dict.fromkeys(known, 0)
@@ -53,7 +54,7 @@ def removable(blocks: Collection[StoredBlock], now: float) -> Iterator[StoredBlo
     heapq.heapify(heap)
     while heap:
         block = known[heapq.heappop(heap)[-1]]
-        if block.is_pinned or block.is_leased:
+        if block.is_pinned or block.is_leased or block.facts.hash == followed:
             continue
         yield block
         parent = block.facts.parent
@@ -63,11 +64,16 @@ def removable(blocks: Collection[StoredBlock], now: float) -> Iterator[StoredBlo
                 heapq.heappush(heap, _ranked(known[parent], now))
 
 
-def choose_victims(blocks: Collection[StoredBlock], *, surplus_bytes: int, now: float) -> list[StoredBlock]:
-    """Chooses the least valuable blocks that together free so many bytes, or all that may go if that is not enough."""
+def choose_victims(
+    blocks: Collection[StoredBlock], *, surplus_bytes: int, now: float, followed: bytes = b""
+) -> list[StoredBlock]:
+    """Chooses the least valuable blocks that together free so many bytes, or all that may go if that is not enough.
+
+    One that is about to be `followed` does not make room for the block that is of no use without it.
+    """
     victims: list[StoredBlock] = []
     freed_bytes = 0
-    for block in removable(blocks, now):
+    for block in removable(blocks, now, followed=followed):
         if freed_bytes >= surplus_bytes:
             break
         victims.append(block)

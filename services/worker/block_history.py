@@ -45,7 +45,7 @@ class BlockHistory:
         if known := self._origins.get(block_hash):
             return known
         before = self._origins.get(parent)
-        return replace(before, part=Part.GENERATED, seen_count=0) if before else _UNKNOWN
+        return replace(before, part=Part.GENERATED, seen_count=0, has_returned=False) if before else _UNKNOWN
 
     def seen_count(self, block_hash: bytes) -> int:
         """How many prompts have held a block."""
@@ -69,6 +69,7 @@ def _seen(known: Origin, request_class: "pb.RequestClass.ValueType", part: Part)
         request_class=known.request_class if is_kept else request_class,
         part=Part.SYSTEM if Part.SYSTEM in (known.part, part) else part,
         seen_count=known.seen_count + 1,
+        has_returned=known.has_returned or (known.seen_count > 0 and not known.goes_on),
         goes_on=known.goes_on and not _may_go_on(request_class),
     )
 

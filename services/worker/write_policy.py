@@ -3,7 +3,7 @@
 A block is worth what restoring it will probably save. How often it will be asked for again follows from what requests
 have said of it: tools and system text return with every session, a conversation whose last answer called a tool
 returns within seconds, a title returns never, nor does a subagent that has given its answer. What may never return is
-written when it has come a second time.
+written when it has.
 """
 
 from dataclasses import dataclass
@@ -43,6 +43,8 @@ class Origin:
     part: Part = Part.GENERATED
     seen_count: int = 0
     """Prompts that held it."""
+    has_returned: bool = False
+    """Whether a prompt held it after its conversation had ended; the next turn of an agent's loop is no return."""
     goes_on: bool = False
     """Whether the answer behind it called a tool, so that the next prompt will hold it."""
 
@@ -59,7 +61,7 @@ class BlockCost:
 
 def is_one_off(origin: Origin) -> bool:
     """Whether a block belongs to requests that don't return, and did not return so far."""
-    return origin.request_class in ONE_OFF_CLASSES and origin.seen_count < 2
+    return origin.request_class in ONE_OFF_CLASSES and not origin.has_returned
 
 
 def expected_uses(origin: Origin) -> float:
@@ -68,7 +70,7 @@ def expected_uses(origin: Origin) -> float:
         return 0.0
     if origin.part is Part.SYSTEM:
         return _SYSTEM_USES
-    if _has_ended(origin) and origin.seen_count < 2:
+    if _has_ended(origin) and not origin.has_returned:
         return 0.0
     if origin.goes_on:
         return _EXPECTED_USES

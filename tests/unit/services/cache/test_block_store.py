@@ -102,6 +102,17 @@ async def test_the_budget_is_kept_by_giving_up_what_is_worth_least(tmp_path: Pat
     assert (counts.eviction_count, counts.evicted_bytes) == (1, SEALED_BYTES)
 
 
+async def test_a_conversation_that_is_stored_leaves_no_gap_in_itself(tmp_path: Path) -> None:
+    store = make_store(tmp_path, max_bytes=SEALED_BYTES * 43 // 10)
+    system = plain_chain(1, 2, role=BlockRole.SYSTEM)
+    await put_all(store, system)
+    for _ in range(5):
+        await store.index.use([block.hash for block in system])
+    talk = plain_chain(2, 4)  # each of its blocks is worth less than what was used so often
+    await put_all(store, talk)
+    assert await stored(store, system + talk) == [2, 3, 4, 5]
+
+
 async def test_a_committed_block_makes_room_too(tmp_path: Path) -> None:
     store = make_store(tmp_path, max_bytes=SEALED_BYTES * 23 // 10)
     blocks = plain_chain(1, 2) + plain_chain(2, 1)

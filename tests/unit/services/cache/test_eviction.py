@@ -90,6 +90,18 @@ def test_no_more_is_given_up_than_needed_and_nothing_that_is_guarded(blocks: lis
     assert not any(victim.is_pinned or victim.is_leased for victim in victims)
 
 
+@given(forests(), st.integers(0, 60_000))
+def test_what_will_be_followed_stays_with_all_before_it(blocks: list[StoredBlock], surplus: int) -> None:
+    followed = blocks[-1].facts.hash if blocks else b""
+    gone = {victim.facts.hash for victim in choose_victims(blocks, surplus_bytes=surplus, now=NOW, followed=followed)}
+    parents = {known.facts.hash: known.facts.parent for known in blocks}
+    while followed in parents:
+        assert followed not in gone
+        followed = parents[followed]
+    leased = [replace(known, is_leased=known.is_leased or known is blocks[-1]) for known in blocks]
+    assert gone == {victim.facts.hash for victim in choose_victims(leased, surplus_bytes=surplus, now=NOW)}
+
+
 @given(forests(), st.sampled_from([1.0, 3600.0, 90_000.0]))
 def test_idle_blocks_go_unless_something_that_stays_follows_them(blocks: list[StoredBlock], idle: float) -> None:
     gone = {victim.facts.hash for victim in choose_idle(blocks, idle_seconds=idle, now=NOW)}

@@ -15,7 +15,7 @@ def test_a_prompt_names_its_blocks_by_where_they_lie_and_how_often_they_came() -
     history = BlockHistory()
     note(history, PROMPT)
     note(history, PROMPT[:1])
-    assert history.origin(b"tools", b"root") == Origin(MAIN, Part.SYSTEM, 2)
+    assert history.origin(b"tools", b"root") == Origin(MAIN, Part.SYSTEM, 2, has_returned=True)
     assert history.origin(b"task", b"tools") == Origin(MAIN, Part.HISTORY, 1)
     assert (history.seen_count(b"tools"), history.seen_count(b"other")) == (2, 0)
 
@@ -37,6 +37,17 @@ def test_a_call_marks_the_whole_conversation_until_its_next_prompt() -> None:
     note(history, PROMPT)
     assert not history.origin(b"task", b"").goes_on
     assert history.origin(b"answer", b"").goes_on  # until its own prompt comes
+
+
+def test_the_next_turn_of_a_subagent_is_no_return_but_a_prompt_behind_its_end_is() -> None:
+    history = BlockHistory()
+    note(history, PROMPT, SUBAGENT)
+    history.note_answer([*PROMPT, b"call"], request_class=SUBAGENT, goes_on=True)
+    note(history, [*PROMPT, b"call"], SUBAGENT)
+    history.note_answer([*PROMPT, b"call", b"end"], request_class=SUBAGENT, goes_on=False)
+    assert not any(history.origin(name, b"").has_returned for name in (*PROMPT, b"call", b"end"))
+    note(history, PROMPT, SUBAGENT)
+    assert [history.origin(name, b"").has_returned for name in (*PROMPT, b"call")] == [True, True, False]
 
 
 def test_a_block_of_several_kinds_of_requests_is_of_the_kind_that_returns() -> None:

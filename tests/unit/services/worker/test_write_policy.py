@@ -27,24 +27,22 @@ ON_A_CPU = BlockCost(size_bytes=7_000_000, recompute_seconds=3.0)
 
 @pytest.mark.parametrize("one_off", [pb.REQUEST_CLASS_TITLE, pb.REQUEST_CLASS_COMPACTION, pb.REQUEST_CLASS_FIM])
 @pytest.mark.parametrize("part", Part)
-def test_what_never_returns_is_worth_nothing_until_it_was_seen_twice(
-    one_off: "pb.RequestClass.ValueType", part: Part
-) -> None:
+def test_what_never_returns_is_worth_nothing_until_it_has(one_off: "pb.RequestClass.ValueType", part: Part) -> None:
     first = Origin(one_off, part, seen_count=1)
     assert worth_seconds(first, ON_A_CPU) < 0
     assert quiet_seconds(first) is None
-    assert worth_seconds(replace(first, seen_count=2), ON_A_CPU) > 0
+    assert worth_seconds(replace(first, has_returned=True), ON_A_CPU) > 0
 
 
 def test_system_text_is_worth_more_than_history_and_that_more_than_a_subagent_that_came_back() -> None:
-    returned = replace(SUBAGENT, seen_count=2)
+    returned = replace(SUBAGENT, has_returned=True)
     assert expected_uses(SYSTEM) > expected_uses(MAIN) > expected_uses(returned) > expected_uses(TITLE) == 0
 
 
-def test_the_end_of_a_subagent_is_worth_nothing_until_it_was_seen_twice_but_what_it_shares_with_others_is() -> None:
+def test_the_end_of_a_subagent_is_worth_nothing_until_it_returns_but_what_it_shares_with_others_is() -> None:
     for part in (Part.HISTORY, Part.GENERATED):
-        assert worth_seconds(replace(SUBAGENT, part=part, seen_count=1), ON_A_CPU) < 0
-        assert worth_seconds(replace(SUBAGENT, part=part, seen_count=2), ON_A_CPU) > 0
+        assert worth_seconds(replace(SUBAGENT, part=part, seen_count=3), ON_A_CPU) < 0
+        assert worth_seconds(replace(SUBAGENT, part=part, has_returned=True), ON_A_CPU) > 0
     assert expected_uses(replace(SUBAGENT, part=Part.SYSTEM)) == expected_uses(SYSTEM)
     assert expected_uses(replace(SUBAGENT, goes_on=True)) == expected_uses(replace(MAIN, goes_on=True))
 
