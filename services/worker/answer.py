@@ -11,6 +11,7 @@ from services.worker.pieces import Piece
 from services.worker.reasoning import Reasoning
 from services.worker.stop import StopMatcher
 from services.worker.tool_calls import GENERIC, CallArguments, CallEnd, CallStart, Event, Format, Text
+from services.worker.tool_calls.repeats import Repeats
 
 _ID_ALPHABET: Final = string.ascii_letters + string.digits
 _ID_LENGTH: Final = 24
@@ -44,6 +45,7 @@ class Answer:
         self._reasoning = reasoning.splitter() if reasoning else None
         self._calls = call_format.parser(tools) if tools and calls_allowed else None
         self._has_parallel_calls = parallel_tool_calls
+        self._repeats = Repeats()
         self._make_call_id = make_call_id
         self._token_ids: list[int] = []
         self._logprobs: list[pb.TokenLogprob] = []
@@ -69,7 +71,7 @@ class Answer:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing more is wanted: a stop text was found, or the only call allowed is complete."""
+        """Whether nothing more is wanted: a stop text was found, or the last call that is allowed is complete."""
         return self._is_done
 
     @property
@@ -159,12 +161,12 @@ class Answer:
     def _to_deltas(self, events: Iterable[Event]) -> list[pb.Delta]:
         deltas: list[pb.Delta] = []
         for event in events:
-            if isinstance(event, CallEnd):
-                if not self._has_parallel_calls:
-                    self._is_done = True
-                    break
-            else:
+            is_repeated = self._repeats.is_one_too_many(event)
+            if not isinstance(event, CallEnd):
                 deltas.append(self._to_delta(event))
+            elif is_repeated or not self._has_parallel_calls:
+                self._is_done = True
+                break
         return merged(deltas)
 
     def _to_delta(self, event: Text | CallStart | CallArguments) -> pb.Delta:

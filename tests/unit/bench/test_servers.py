@@ -39,7 +39,8 @@ def test_the_configuration_is_one_that_the_services_take() -> None:
 def test_the_other_model_gets_all_but_the_ports_of_the_one_whose_place_it_takes() -> None:
     setup = Setup(Path("/models/m.gguf"), threads=2, cells=4096, other_model=Path("/models/o.gguf"))
     models = tomllib.loads(configuration(setup, ADDRESSES, {}, metrics_port=9400))["models"]
-    assert {**models["other"], "listen": ADDRESSES["worker"], "metrics_port": 9400} == {**models["main"], "source": "/models/o.gguf"}
+    ports = {"listen": ADDRESSES["worker"], "metrics_port": 9400}
+    assert {**models["other"], **ports} == {**models["main"], "source": "/models/o.gguf"}
 
 
 def test_slots_are_saved_in_the_directory_that_outlives_a_restart(tmp_path: Path) -> None:
