@@ -12,8 +12,9 @@ MIN_PREFILL_TOKENS: Final = 4
 """What a prompt gets in a step even where the budget is spent, so that it comes to an end."""
 LONE_PREFILL_TOKENS: Final = ATTENTION_TILE
 """The same where nobody decodes: with fewer, a deep prompt costs several times more a token."""
-_BATCH_PATIENCE_SECONDS: Final = 120.0
-"""So long batch work stands behind all interactive work, however long that takes; then it counts as equal."""
+BATCH_PATIENCE_SECONDS: Final = 600.0
+"""So long batch work stands behind all interactive work; then it counts as equal. A CPU may read a main request's first
+prompt for several minutes, and where agents work there are pauses."""
 MOST_DELAY_SECONDS: Final = 0.25
 """How much later an interactive request may end for the batch work beside it, all in all: about a step."""
 
@@ -209,7 +210,7 @@ def in_order(waiting: Iterable[WorkT], *, now: float, prefill_rate: float) -> li
 
 def stands_back(work: Work, *, now: float) -> bool:
     """Whether interactive work goes before this."""
-    return work.is_batch and now - work.arrived_at < _BATCH_PATIENCE_SECONDS
+    return work.is_batch and now - work.arrived_at < BATCH_PATIENCE_SECONDS
 
 
 def shared_length(left: Sequence[int], right: Sequence[int]) -> int:

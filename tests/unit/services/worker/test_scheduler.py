@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from services.worker.cost import ATTENTION_TILE, StepCost, StepShape, total
 from services.worker.scheduler import (
+    BATCH_PATIENCE_SECONDS,
     MIN_PREFILL_TOKENS,
     MOST_DELAY_SECONDS,
     Chunk,
@@ -157,16 +158,17 @@ def test_where_nobody_is_in_front_batch_work_has_the_whole_step() -> None:
     assert plan(title, summary) == [("title", 1), ("summary", 511)]
 
 
-def test_a_title_that_has_waited_for_minutes_decodes_beside_a_stream() -> None:
+def test_a_title_that_has_waited_for_long_decodes_beside_a_stream() -> None:
     stream = FakeWork("main", 1, is_decoding=True)
-    title = FakeWork("title", 1, is_decoding=True, is_batch=True, arrived_at=-200.0)
+    title = FakeWork("title", 1, is_decoding=True, is_batch=True, arrived_at=-BATCH_PATIENCE_SECONDS)
     assert plan(stream, title) == [("main", 1), ("title", 1)]
 
 
 def test_nothing_starves() -> None:
     old_title = FakeWork("title", 300, is_batch=True, arrived_at=0.0)
-    new_main = FakeWork("main", 7000, arrived_at=200.0)
-    assert [work.name for work in in_order([old_title, new_main], now=200.0, prefill_rate=100.0)] == ["title", "main"]
+    new_main = FakeWork("main", 7000, arrived_at=BATCH_PATIENCE_SECONDS)
+    ordered = in_order([old_title, new_main], now=BATCH_PATIENCE_SECONDS, prefill_rate=100.0)
+    assert [work.name for work in ordered] == ["title", "main"]
 
 
 def test_a_sibling_waits_only_if_enough_is_shared() -> None:
