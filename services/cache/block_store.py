@@ -70,7 +70,7 @@ class BlockStore:
         if await self.index.get([block_hash]):
             return
         try:
-            await self._make_room(unwritten_bytes=len(blob), followed=facts.parent)
+            await self._make_room(facts)
             await self.blobs.write(block_hash, blob)
         except StoreFull as error:
             self._note_full(error)
@@ -83,7 +83,7 @@ class BlockStore:
             return
         try:
             facts = await self.inspect(block_hash)
-            await self._make_room(unindexed_bytes=facts.size_bytes, followed=facts.parent)
+            await self._make_room(facts, is_written=True)
         except BlobRejected as rejection:
             await self.blobs.delete(block_hash)
             raise _refused(rejection) from rejection
@@ -176,34 +176,49 @@ class BlockStore:
                 idle = await asyncio.to_thread(choose, now=self._clock())
                 await self._remove(idle, is_eviction=True)
 
-    async def _make_room(self, *, unwritten_bytes: int = 0, unindexed_bytes: int = 0, followed: bytes = b"") -> None:
-        """Evicts until a blob fits that is still to be written, or one that is written but not indexed."""
-        if await self._surplus(unwritten_bytes, unindexed_bytes) == 0:
+    async def _make_room(self, incoming: BlockFacts | None = None, *, is_written: bool = False) -> None:
+        """Evicts until the budget is kept, with a block that comes and whose blob may be written already."""
+        if await self._surplus(incoming, is_written=is_written) == 0:
             return
+        if incoming:
+            await self._check_reachable(incoming)
         async with self._evicting:
-            surplus_bytes = await self._surplus(unwritten_bytes, unindexed_bytes)
-            if surplus_bytes == 0:
-                return
-            slack_bytes = self.limits.budget.max_bytes // SLACK
+            surplus_bytes = await self._surplus(incoming, is_written=is_written)
             freed_bytes = 0
             for _attempt in range(_ATTEMPTS):  # a block may get a follower or a reader before it is claimed
                 if freed_bytes < surplus_bytes:
-                    freed_bytes += await self._free(surplus_bytes + slack_bytes - freed_bytes, followed)
-        if freed_bytes < surplus_bytes and unwritten_bytes + unindexed_bytes:
+                    freed_bytes += await self._free(surplus_bytes - freed_bytes, incoming)
+        if incoming and freed_bytes < surplus_bytes:
             raise StoreFull(
                 "The KV store is full of blocks that are pinned, in use or before this one, or its disk of other files."
             )
 
-    async def _free(self, surplus_bytes: int, followed: bytes) -> int:
-        choose = partial(choose_victims, await self.all_blocks(), surplus_bytes=surplus_bytes, followed=followed)
+    async def _check_reachable(self, incoming: BlockFacts) -> None:
+        """Lets nothing go for a block that no prompt would find."""
+        if incoming.parent != incoming.fingerprint and not await self.index.get([incoming.parent]):
+            raise StoreFull("The KV store is full, and does not hold the block before this one.")
+
+    async def _free(self, surplus_bytes: int, incoming: BlockFacts | None) -> int:
+        """Removes so much, and some more; nothing for a block that would not fit even then."""
+        choose = partial(
+            choose_victims,
+            await self.all_blocks(),
+            surplus_bytes=surplus_bytes + self.limits.budget.max_bytes // SLACK,
+            followed=incoming.parent if incoming else b"",
+        )
         victims = await asyncio.to_thread(choose, now=self._clock())  # half a second for 100,000 blocks
+        if incoming and sum(block.facts.size_bytes for block in victims) < surplus_bytes:
+            return 0
         removed = await self._remove(victims, is_eviction=True)
         return sum(block.facts.size_bytes for block in removed)
 
-    async def _surplus(self, unwritten_bytes: int, unindexed_bytes: int) -> int:
-        stored_bytes = (await self.index.counts()).size_bytes + unindexed_bytes
+    async def _surplus(self, incoming: BlockFacts | None, *, is_written: bool) -> int:
+        size_bytes = incoming.size_bytes if incoming else 0
+        stored_bytes = (await self.index.counts()).size_bytes
         free_bytes = await self.blobs.free_bytes()
-        return self.limits.budget.surplus(stored_bytes, free_bytes, incoming_bytes=unwritten_bytes)
+        if is_written:
+            return self.limits.budget.surplus(stored_bytes + size_bytes, free_bytes)
+        return self.limits.budget.surplus(stored_bytes, free_bytes, incoming_bytes=size_bytes)
 
     async def _remove(self, victims: Sequence[StoredBlock], *, is_eviction: bool) -> list[StoredBlock]:
         removed = []

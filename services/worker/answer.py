@@ -51,6 +51,7 @@ class Answer:
         self._logprobs: list[pb.TokenLogprob] = []
         self._stop_sequence = ""
         self._is_done = False
+        self._is_cut_after_a_call = False
         self._has_tool_calls = False
         self._reasoning_token_count = 0
 
@@ -73,6 +74,11 @@ class Answer:
     def is_done(self) -> bool:
         """Whether nothing more is wanted: a stop text was found, or the last call that is allowed is complete."""
         return self._is_done
+
+    @property
+    def is_cut_after_a_call(self) -> bool:
+        """Whether the end of a call ended the answer, so that the model did not write what stands behind one."""
+        return self._is_cut_after_a_call
 
     @property
     def is_in_call(self) -> bool:
@@ -137,7 +143,7 @@ class Answer:
 
     def _drain(self, *, ended_by_model: bool) -> list[pb.Delta]:
         deltas = self._route(self._reasoning.flush()) if self._reasoning else []
-        if self._calls is not None and not self._has_last_call:
+        if self._calls is not None and not self._is_cut_after_a_call:
             deltas += self._to_deltas(self._calls.finish(ended_by_model=ended_by_model))
         return deltas
 
@@ -154,18 +160,14 @@ class Answer:
             return [pb.Delta(content=text)]
         return self._to_deltas(self._calls.feed(text))
 
-    @property
-    def _has_last_call(self) -> bool:
-        return self._is_done and not self._stop_sequence
-
     def _to_deltas(self, events: Iterable[Event]) -> list[pb.Delta]:
         deltas: list[pb.Delta] = []
         for event in events:
-            is_repeated = self._repeats.is_one_too_many(event)
+            is_last = self._repeats.is_last_allowed(event)
             if not isinstance(event, CallEnd):
                 deltas.append(self._to_delta(event))
-            elif is_repeated or not self._has_parallel_calls:
-                self._is_done = True
+            elif is_last or not self._has_parallel_calls:
+                self._is_done = self._is_cut_after_a_call = True
                 break
         return merged(deltas)
 

@@ -25,12 +25,11 @@ class BlockHistory:
         for index, name in enumerate(hashes):
             known = self._origins.get(name)
             part = Part.SYSTEM if index < system_block_count else Part.HISTORY
-            self._keep(name, _seen(known or Origin(request_class, part), request_class, part))
+            self._keep(name, _seen(known, request_class, part))
 
     def note_shared_end(self, name: bytes, *, request_class: "pb.RequestClass.ValueType") -> None:
         """Takes note of the piece of a prompt in which its system text ends."""
-        known = self._origins.get(name) or Origin(request_class, Part.SYSTEM)
-        self._keep(name, _seen(known, request_class, Part.SYSTEM))
+        self._keep(name, _seen(self._origins.get(name), request_class, Part.SYSTEM))
 
     def note_answer(
         self, hashes: Sequence[bytes], *, request_class: "pb.RequestClass.ValueType", goes_on: bool
@@ -62,14 +61,16 @@ class BlockHistory:
             del self._origins[next(iter(self._origins))]
 
 
-def _seen(known: Origin, request_class: "pb.RequestClass.ValueType", part: Part) -> Origin:
+def _seen(known: Origin | None, request_class: "pb.RequestClass.ValueType", part: Part) -> Origin:
     """A block that several kinds of requests hold counts as the kind that returns."""
+    if known is None:
+        return Origin(request_class, part, seen_count=1)
     is_kept = known.request_class not in ONE_OFF_CLASSES
     return Origin(
         request_class=known.request_class if is_kept else request_class,
         part=Part.SYSTEM if Part.SYSTEM in (known.part, part) else part,
         seen_count=known.seen_count + 1,
-        has_returned=known.has_returned or (known.seen_count > 0 and not known.goes_on),
+        has_returned=known.has_returned or not known.goes_on,
         goes_on=known.goes_on and not _may_go_on(request_class),
     )
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -13,6 +13,7 @@ from services.worker.block_history import BlockHistory
 from services.worker.blocks import BLOCK_TOKENS, Block
 from services.worker.measured_rate import MeasuredRate
 from services.worker.shared_ends import shared_piece
+from services.worker.stored_names import StoredNames
 from services.worker.write_policy import BlockCost, Origin, WearBudget, quiet_seconds, role_of, urgency, worth_seconds
 from services.worker.write_queue import WriteQueue
 
@@ -27,7 +28,6 @@ _CROWDED_SHARE: Final = 0.5  # of what may wait: from here on, writing is no lon
 _CLOSE_SECONDS: Final = 5.0
 _SHORTEST_TAIL: Final = 32  # tokens; fewer are computed sooner than they are written
 _MOST_REMEMBERED: Final = 65_536
-T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
@@ -64,8 +64,7 @@ class BlockWriter:
         """By parent: the latest partial block behind it, and when it came."""
         self._held: dict[bytes, None] = {}
         """Blocks that were not written: not worth it so far, or the store failed."""
-        self._stored: dict[bytes, bytes] = {}
-        """Blocks that the store holds, as far as is known, each with the one that holds a piece of it, or nothing."""
+        self._stored = StoredNames()
         self._reported_count = 0
         self._is_dropping = False
         self._wake = asyncio.Event()
@@ -114,9 +113,10 @@ class BlockWriter:
     def note_lookup(self, found: Iterable[bytes], missing: Iterable[bytes]) -> None:
         """Takes note of what the store holds and what it has given up."""
         for name in missing:
-            self._stored.pop(self._stored.pop(name, b""), None)  # a piece may go after the block that needs it
+            self._stored.forget(name)
         for name in found:
-            _remember(self._stored, name, self._stored.get(name, b""))
+            self._stored.add(name)
+            self._held.pop(name, None)
 
     def note_computed(self, token_count: int) -> None:
         """Counts tokens that were computed: with a bound on wear, more may be written."""
@@ -131,7 +131,7 @@ class BlockWriter:
             _log.warning("kv_blocks_not_stored", reason="the store is away" if self._archive.is_away else busy)
         self._is_dropping = bool(dropped)
         for victim in dropped:
-            _remember(self._held, victim.hash, None)
+            _remember(self._held, victim.hash)
         self._wake.set()
 
     async def _write_full(self) -> None:
@@ -169,7 +169,7 @@ class BlockWriter:
                     return None
                 return block
             self._queue.remove(block.hash)
-            _remember(self._held, block.hash, None)
+            _remember(self._held, block.hash)
         return None
 
     async def _look_through_tails(self) -> None:
@@ -195,14 +195,8 @@ class BlockWriter:
                 await self._report()
 
     async def _write_tail(self, block: Block) -> None:
-        is_reachable = block.parent not in self._held
         own_count = len(block.tokens) - (block.cut[0] if block.cut else 0)
-        if (
-            is_reachable
-            and own_count >= _SHORTEST_TAIL
-            and self._is_worth_it(block)
-            and self.wear.allows(block.data.nbytes)
-        ):
+        if own_count >= _SHORTEST_TAIL and self._is_worth_it(block) and self.wear.allows(block.data.nbytes):
             await self._write(block)
 
     async def _write(self, block: Block) -> bool:
@@ -219,10 +213,10 @@ class BlockWriter:
         is_stored = await self._archive.put(block.hash, header, state.data)
         if is_stored:
             self._held.pop(block.hash, None)
-            _remember(self._stored, block.hash, base)
+            self._stored.add(block.hash, parent=block.parent, base=base)
         else:
             self.wear.note_written(-state.nbytes)
-            _remember(self._held, block.hash, None)
+            _remember(self._held, block.hash)
         return is_stored
 
     async def _report(self) -> None:
@@ -231,7 +225,8 @@ class BlockWriter:
             self._reported_count = count
 
     def _is_worth_it(self, block: Block) -> bool:
-        return worth_seconds(self._origin(block), self._cost(block)) > 0
+        is_reachable = block.parent not in self._held
+        return is_reachable and worth_seconds(self._origin(block), self._cost(block)) > 0
 
     def _urgency(self, block: Block) -> Any:
         return urgency(self._origin(block), self._cost(block))
@@ -243,8 +238,8 @@ class BlockWriter:
         return BlockCost(block.data.nbytes, block.recompute_seconds, self._fetch_rate.seconds(len(block.tokens)))
 
 
-def _remember(names: dict[bytes, T], name: bytes, value: T) -> None:
+def _remember(names: dict[bytes, None], name: bytes) -> None:
     names.pop(name, None)
-    names[name] = value
+    names[name] = None
     while len(names) > _MOST_REMEMBERED:
         del names[next(iter(names))]

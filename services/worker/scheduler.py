@@ -14,7 +14,7 @@ LONE_PREFILL_TOKENS: Final = ATTENTION_TILE
 """The same where nobody decodes: with fewer, a deep prompt costs several times more a token."""
 BATCH_PATIENCE_SECONDS: Final = 600.0
 """So long batch work stands behind all interactive work; then it counts as equal. A CPU may read a main request's first
-prompt for several minutes, and where agents work there are pauses."""
+prompt for several minutes, and where agents work there are pauses. A summary that a session waits for waits with it."""
 MOST_DELAY_SECONDS: Final = 0.25
 """How much later an interactive request may end for the batch work beside it, all in all: about a step."""
 

@@ -89,7 +89,7 @@ class InferenceServicer(InferenceServiceServicer):
                 transcript.add(event.delta)
                 if event.HasField("finish"):
                     await complete(event.finish)
-                if event.HasField("finish") and _is_whole(request, event.finish):
+                if event.HasField("finish") and _is_whole(request, generation, event.finish):
                     token_ids = generation.tokens[generation.prompt_token_count :]
                     self._preparer.remember(request, prepared, transcript, token_ids)
                 if event.HasField("finish"):
@@ -268,12 +268,10 @@ def _keep_what_returns(generation: Generation, visit: Visit | None) -> None:
         generation.kept_count = visit.returning_count
 
 
-def _is_whole(request: pb.GenerateRequest, finish: pb.Finish) -> bool:
+def _is_whole(request: pb.GenerateRequest, generation: Generation, finish: pb.Finish) -> bool:
     """Whether the model itself ended an answer of which every token was seen here."""
-    chat = request.chat
-    is_cut_after_a_call = chat.HasField("parallel_tool_calls") and not chat.parallel_tool_calls
     was_ended = finish.reason in {pb.FINISH_REASON_STOP, pb.FINISH_REASON_TOOL_CALLS} and not finish.stop_sequence
-    return was_ended and not is_cut_after_a_call and not request.resume_tokens
+    return was_ended and not generation.answer.is_cut_after_a_call and not request.resume_tokens
 
 
 def _answer(request: pb.GenerateRequest, prepared: Prepared, call_format: Format) -> Answer:

@@ -165,6 +165,7 @@ class StoredTier:
         self._history.note_answer((*full, last), request_class=visit.request_class, goes_on=goes_on)
         self.writer.note_computed(computed_count)
         if goes_on:
+            self.writer.reconsider(full)  # what was held back while nobody knew that it goes on
             self.prefetcher.expect(full)
 
     async def fetch(self, wanted: HashedTokens, *, prefill_rate: float) -> int:

@@ -16,7 +16,7 @@ class Repeats:
         self._counts: Counter[str] = Counter()
         self._parts: list[str] = []
 
-    def is_one_too_many(self, event: Event) -> bool:
+    def is_last_allowed(self, event: Event) -> bool:
         """Takes what a parser found next; whether a call has ended that should be the last one."""
         match event:
             case CallStart(name=name):

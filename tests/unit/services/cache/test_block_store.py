@@ -113,6 +113,32 @@ async def test_a_conversation_that_is_stored_leaves_no_gap_in_itself(tmp_path: P
     assert await stored(store, system + talk) == [2, 3, 4, 5]
 
 
+async def test_a_conversation_that_does_not_fit_is_stored_up_to_there(tmp_path: Path) -> None:
+    store = make_store(tmp_path, max_bytes=SEALED_BYTES * 43 // 10)
+    talk = plain_chain(1, 8)
+    await put_all(store, talk[:4])
+    for block in talk[4:6]:
+        with pytest.raises(StoreFull):
+            await store.put(block.hash, block.sealed())
+    for block in talk[6:]:
+        write_blob(tmp_path, block.hash, block.sealed())
+        with pytest.raises(StoreFull):
+            await store.commit(block.hash)
+    assert await stored(store, talk) == [0, 1, 2, 3]
+
+
+async def test_nothing_goes_for_a_block_that_would_not_fit_even_so(tmp_path: Path) -> None:
+    store = make_store(tmp_path, max_bytes=SEALED_BYTES * 43 // 10)
+    pinned, other = plain_chain(1, 3), plain_chain(2, 1)
+    await put_all(store, pinned + other)
+    await store.index.pin([pinned[-1].hash], is_pinned=True)
+    store.limits = replace(store.limits, budget=replace(store.limits.budget, max_bytes=SEALED_BYTES * 33 // 10))
+    new = plain_chain(3, 1)
+    with pytest.raises(StoreFull):
+        await store.put(new[0].hash, new[0].sealed())
+    assert await stored(store, pinned + other + new) == [0, 1, 2, 3]
+
+
 async def test_a_committed_block_makes_room_too(tmp_path: Path) -> None:
     store = make_store(tmp_path, max_bytes=SEALED_BYTES * 23 // 10)
     blocks = plain_chain(1, 2) + plain_chain(2, 1)

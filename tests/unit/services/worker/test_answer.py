@@ -140,13 +140,14 @@ def test_without_parallel_calls_the_first_complete_call_ends_the_answer(size: in
         "", "Let me look.", FULL_SUMMARY[2][:1],
     )  # fmt: skip
     assert answer.is_done
+    assert answer.is_cut_after_a_call
 
 
 @pytest.mark.parametrize("size", [1, 1000])
 def test_a_call_that_is_made_again_and_again_ends_the_answer(size: int) -> None:
     answer = make_answer(tools=TOOLS)
     calls = summary(run(answer, f"{READ}\n{BASH}\n" + f"{READ}\n" * 50, size=size))[2]
-    assert answer.is_done
+    assert answer.is_cut_after_a_call
     assert [name for _, name, _ in calls] == ["read", "bash", *["read"] * (MOST_REPEATS - 1)]
 
 
@@ -154,6 +155,7 @@ def test_calls_that_differ_go_on() -> None:
     answer = make_answer(tools=TOOLS)
     text = "\n".join(READ.replace("ä", str(number)) for number in range(2 * MOST_REPEATS))
     assert len(summary(run(answer, text))[2]) == 2 * MOST_REPEATS
+    assert not answer.is_cut_after_a_call
 
 
 def test_tokens_of_reasoning_are_counted() -> None:

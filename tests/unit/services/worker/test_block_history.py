@@ -46,8 +46,9 @@ def test_the_next_turn_of_a_subagent_is_no_return_but_a_prompt_behind_its_end_is
     note(history, [*PROMPT, b"call"], SUBAGENT)
     history.note_answer([*PROMPT, b"call", b"end"], request_class=SUBAGENT, goes_on=False)
     assert not any(history.origin(name, b"").has_returned for name in (*PROMPT, b"call", b"end"))
-    note(history, PROMPT, SUBAGENT)
-    assert [history.origin(name, b"").has_returned for name in (*PROMPT, b"call")] == [True, True, False]
+    note(history, [*PROMPT, b"call", b"end", b"new"], SUBAGENT)
+    returned = [history.origin(name, b"").has_returned for name in (*PROMPT, b"call", b"end", b"new")]
+    assert returned == [True, True, True, True, False]
 
 
 def test_a_block_of_several_kinds_of_requests_is_of_the_kind_that_returns() -> None:

@@ -62,20 +62,23 @@ def test_an_uncontended_lock_says_so(tmp_path: Path) -> None:
 def test_what_a_step_waits_for_others_is_counted(tmp_path: Path) -> None:
     first, second = FileComputeLock(tmp_path / "lock"), FileComputeLock(tmp_path / "lock")
 
+    begins = threading.Event()
+
     def compute() -> None:
+        begins.set()
         with second.held():
             pass
 
     waiting = threading.Thread(target=compute)
     with first.held():
         waiting.start()
-        time.sleep(0.05)
+        begins.wait()
+        time.sleep(0.5)
     waiting.join()
-    assert second.waits.seconds == second.waits.longest_seconds > 0.03
-    before = second.waits.seconds
+    longest = second.waits.longest_seconds
+    assert second.waits.seconds == longest > 0.1 > first.waits.seconds
     compute()
-    assert before <= second.waits.seconds < before + second.waits.longest_seconds
-    assert first.waits.longest_seconds < 0.03
+    assert longest <= second.waits.seconds < 2 * longest
     first.close()
     second.close()
 

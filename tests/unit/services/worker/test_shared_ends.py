@@ -121,8 +121,8 @@ async def test_a_block_whose_shared_piece_is_lost_is_a_miss_and_both_are_written
 
 
 @pytest.mark.parametrize("other", [0, 1], ids=["the same prompt", "another prompt"])
-@pytest.mark.parametrize("with_followers", [True, False], ids=["with what follows it", "alone"])
-async def test_a_worker_stores_a_piece_again_that_the_store_gave_up(*, other: int, with_followers: bool) -> None:
+@pytest.mark.parametrize("extent", ["alone", "with what follows it", "with all before it too"])
+async def test_a_worker_stores_a_piece_again_that_the_store_gave_up(other: int, extent: str) -> None:
     archive, system = Archive(), list(range(BLOCK_TOKENS + 100))
     prompts = [[*system, *([-1] * 400)], [*system, *([-1 - other] * 400)]]
     worker = Worker(archive)
@@ -130,10 +130,11 @@ async def test_a_worker_stores_a_piece_again_that_the_store_gave_up(*, other: in
     await settled(worker)
     key = HashedTokens(prompts[0], FINGERPRINT)
     piece = block_hash(key.parent(1), key.block(1)[:100])
-    gone = [name for name, (header, _) in archive.blocks.items() if header.is_after != FINGERPRINT]
-    for name in gone if with_followers else [piece]:
+    later = [name for name, (header, _) in archive.blocks.items() if header.is_after != FINGERPRINT]
+    gone = {"alone": [piece], "with what follows it": later, "with all before it too": list(archive.blocks)}
+    for name in gone[extent]:
         del archive.blocks[name]
-    for _ in range(2):
+    for _ in range(2 if extent == "alone" else 1):  # only by reading what needs it is it found to be missing alone
         await worker.ask(prompts[1], system=len(system))
         await settled(worker)
     assert piece in archive.blocks

@@ -30,6 +30,7 @@ class Archive:
         self.put_names: list[bytes] = []
         self.computed_count = 0
         self.hot: list[bytes] = []
+        self.refused: set[bytes] = set()
 
     async def lookup(self, hashes: Sequence[bytes], *, peek: bool = False) -> StoredChain:
         self.lookups += not peek
@@ -48,7 +49,7 @@ class Archive:
         return OpenedBlock(found[0], memoryview(found[1])) if found else None
 
     async def put(self, block_hash: bytes, header: BlockHeader, state: Buffer) -> bool:
-        if self.is_away:
+        if self.is_away or block_hash in self.refused:
             return False
         self.blocks[block_hash] = (header, bytes(state))
         self.put_names.append(block_hash)
@@ -354,6 +355,36 @@ async def test_what_a_tool_call_interrupted_is_brought_back_into_memory(archive:
             await asyncio.sleep(0.01)
     assert tier.prefetcher.token_count == 2 * BLOCK_TOKENS
     assert archive.lookups == 1  # that of the prompt: reading ahead is no use
+
+
+async def test_what_was_held_back_is_written_once_it_is_known_that_its_subagent_goes_on(
+    archive: Archive, tier: StoredTier
+) -> None:
+    blocks = blocks_of(TOKENS)[:2]
+    visit = await begin(tier, TOKENS, pb.REQUEST_CLASS_SUBAGENT)
+    for block in blocks:
+        memory_of(tier).put(block)
+    await asyncio.sleep(0.1)
+    assert not archive.put_names
+    tier.end(visit, TOKENS, computed_count=len(TOKENS), goes_on=True)
+    await until_put(archive, 2)
+    assert archive.put_names == [block.hash for block in blocks]
+
+
+async def test_nothing_is_written_behind_what_was_held_back_until_the_store_has_that(
+    archive: Archive, tier: StoredTier
+) -> None:
+    first, second = blocks_of(TOKENS)[:2]
+    archive.refused = {first.hash}
+    for block in (first, second):
+        memory_of(tier).put(block)
+    await asyncio.sleep(0.1)
+    assert not archive.put_names
+    archive.refused = set()
+    await store(archive, TOKENS[:BLOCK_TOKENS])  # another worker has written it
+    await begin(tier, TOKENS)
+    await until_put(archive, 2)
+    assert archive.put_names == [first.hash, second.hash]
 
 
 async def test_an_answer_that_called_no_tool_is_not_read_ahead(archive: Archive, tier: StoredTier) -> None:
