@@ -71,7 +71,8 @@ class SimulatedStore:
         if block_hash in self._headers:
             return True
         size_bytes = self._bytes(header)
-        await self._make_room(size_bytes, header.is_after)
+        if not await self._makes_room(size_bytes, header.is_after):
+            return False
         seconds = 0.0 if self._by_use_alone else header.recompute_seconds
         facts = BlockFacts(
             block_hash, header.is_after, FINGERPRINT, size_bytes, header.token_count, header.role, seconds
@@ -89,15 +90,21 @@ class SimulatedStore:
         base = self._headers.get(header.base)
         return (header.token_count - (base.token_count if base else 0)) * self._size.bytes_per_token
 
-    async def _make_room(self, size_bytes: int, followed: bytes) -> None:
+    async def _makes_room(self, size_bytes: int, followed: bytes) -> bool:
+        """As the cache service: nothing goes for a block behind a gap, or for one that would not fit even so."""
         counts = await self._index.counts()
         surplus_bytes = counts.size_bytes + size_bytes - self._budget_bytes
         if surplus_bytes <= 0:
-            return
+            return True
+        if followed not in (FINGERPRINT, *self._headers):
+            return False
         blocks, _ = await self._index.page(b"", len(self._headers) + 1)
-        surplus_bytes += self._budget_bytes // SLACK
-        victims = choose_victims(blocks, surplus_bytes=surplus_bytes, now=self._clock(), followed=followed)
+        enough_bytes = surplus_bytes + self._budget_bytes // SLACK
+        victims = choose_victims(blocks, surplus_bytes=enough_bytes, now=self._clock(), followed=followed)
+        if sum(victim.facts.size_bytes for victim in victims) < surplus_bytes:
+            return False
         gone = await self._index.claim([victim.facts.hash for victim in victims], is_eviction=True)
         await self._index.finish_removal(gone)
         for name in gone:
             del self._headers[name]
+        return True
