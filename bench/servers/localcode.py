@@ -39,7 +39,7 @@ async def running_localcode(
     file = directory / "localcode.toml"
     if workers > 1:  # on one processor they take turns, as the models of `localcode up` do
         settings = {**(settings or {}), "compute_lock": str(directory / "compute.lock")}
-    metrics_port = free_port()
+    metrics_port = free_port() if setup.small_model else 0  # what is measured alone has the defaults
     file.write_text(configuration(setup, addresses, settings or {}, metrics_port=metrics_port))
     async with (
         running(
@@ -59,7 +59,7 @@ async def running_localcode(
             await parts.unload(OTHER)  # everything is loaded at the start
         yield Target(
             http, names, _tokenizer(stub), addresses, tokenize_text=_text_tokenizer(stub), parts=parts,
-            counters=_counters(http, f"http://127.0.0.1:{metrics_port}/metrics"),
+            counters=_counters(http, f"http://127.0.0.1:{metrics_port}/metrics") if metrics_port else None,
         )  # fmt: skip
 
 

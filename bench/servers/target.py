@@ -66,7 +66,7 @@ class Target:
     parts: Parts | None = None
     """Its processes, where it consists of several."""
     counters: Counters | None = None
-    """What the worker of the main model counts, by the names of its metrics."""
+    """What the worker of the main model counts, by the names of its metrics; where there is a small model beside it."""
     saves_slots: bool = False
     """Whether the state of its slots is to be saved and restored by hand."""
 
