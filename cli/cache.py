@@ -108,18 +108,18 @@ def blocks_table(blocks: list[pb.StoredBlock]) -> Table:
     for column in ("hash", "follows", "role", *numbers, "last used", ""):
         table.add_column(column, justify="right" if column in numbers else "left")
     for block in blocks:
-        is_first = block.parent == block.fingerprint
-        marks = [mark for mark, is_set in (("pinned", block.pinned), ("in use", block.leased)) if is_set]
+        is_first = block.whole_sequence or block.parent == block.fingerprint
+        states = {"pinned": block.pinned, "in use": block.leased, "whole sequence": block.whole_sequence}
         table.add_row(
             block.hash.hex()[:SHOWN_HASH],
-            f"[dim]model {block.parent.hex()[:8]}[/]" if is_first else block.parent.hex()[:SHOWN_HASH],
+            f"[dim]model {block.fingerprint.hex()[:8]}[/]" if is_first else block.parent.hex()[:SHOWN_HASH],
             _ROLES.get(block.role, ""),
             f"{block.token_count:,}",
             human_bytes(block.size_bytes),
             f"{block.recompute_seconds:.1f} s",
             f"{block.hit_count:,}",
             f"{datetime.fromtimestamp(block.used_at).astimezone():%Y-%m-%d %H:%M}",
-            ", ".join(marks),
+            ", ".join(mark for mark, is_set in states.items() if is_set),
         )
     return table
 

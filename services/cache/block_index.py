@@ -2,7 +2,7 @@
 
 import time
 from bisect import bisect_right, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -28,6 +28,13 @@ class BlockFacts:
     token_count: int
     role: BlockRole
     recompute_seconds: float
+    is_whole: bool = False
+    """Whether it holds the state of a whole sequence: no prompt needs the parent to reach it."""
+
+    @property
+    def needs_parent(self) -> bool:
+        """Whether a prompt finds it only behind another block."""
+        return not self.is_whole and self.parent != self.fingerprint
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,12 @@ class BlockIndex(Protocol):
         """Finds the longest known beginning of a chain that starts behind `root`, and what follows it.
 
         The use of the beginning is counted where `counts` is set, as are the hashes not found; all found are leased.
+        """
+
+    async def behind(self, parents: Sequence[bytes], *, lease: Lease | None) -> list[StoredBlock]:
+        """Finds what follows any of some parents: the last parent first, of one parent the last used first.
+
+        At most `MAX_NEXT`; all found are leased. Finding none is counted as one miss.
         """
 
     async def use(self, hashes: Sequence[bytes]) -> None:
@@ -193,10 +206,17 @@ class MemoryBlockIndex:
         if counts:
             await self.use(prefix)
             self._count(miss_count=len(hashes) - length)
-        if lease:
-            for name in (*prefix, *following):
-                self._leases.setdefault(name, {})[lease.id] = lease.ends_at
+        self._guard((*prefix, *following), lease)
         return BlockLookup(tuple(map(self._stored, prefix)), tuple(map(self._stored, following)))
+
+    async def behind(self, parents: Sequence[bytes], *, lease: Lease | None) -> list[StoredBlock]:
+        """Finds what follows any of some parents."""
+        found: list[bytes] = []
+        for parent in reversed(parents):
+            found += self._following(parent)[: MAX_NEXT - len(found)]
+        self._guard(found, lease)
+        self._count(miss_count=int(not found))
+        return [self._stored(name) for name in found]
 
     async def use(self, hashes: Sequence[bytes]) -> None:
         """Counts a use of blocks."""
@@ -283,6 +303,11 @@ class MemoryBlockIndex:
     async def counts(self) -> BlockCounts:
         """Counts."""
         return self._counts
+
+    def _guard(self, names: Iterable[bytes], lease: Lease | None) -> None:
+        if lease:
+            for name in names:
+                self._leases.setdefault(name, {})[lease.id] = lease.ends_at
 
     def _stored(self, name: bytes) -> StoredBlock:
         entry = self._entries[name]

@@ -49,9 +49,7 @@ class BlockStoreServicer(BlockStoreServiceServicer):
         """Finds the longest stored beginning of a prompt, and what follows it."""
         _check_hashes([request.fingerprint], "fingerprint")
         _check_hashes(request.hashes, "hashes")
-        if request.lease_seconds > MAX_LEASE_SECONDS:
-            raise InvalidRequest(f"A lease lasts at most {MAX_LEASE_SECONDS} seconds.", param="lease_seconds")
-        lease = Lease(secrets.token_hex(16), time.time() + request.lease_seconds) if request.lease_seconds else None
+        lease = _lease(request.lease_seconds)
         found = await self._store.index.lookup(
             request.fingerprint, request.hashes, lease=lease, counts=not request.peek
         )
@@ -61,6 +59,13 @@ class BlockStoreServicer(BlockStoreServiceServicer):
             next=map(to_message, found.next),
             lease_id=lease.id if lease and is_leased else "",
         )
+
+    async def FindStates(self, request: pb.FindStatesRequest, context: Any) -> pb.FindStatesResponse:
+        """Finds states of whole sequences that may begin a prompt."""
+        _check_hashes(request.hashes, "hashes")
+        lease = _lease(request.lease_seconds)
+        found = await self._store.index.behind(request.hashes, lease=lease)
+        return pb.FindStatesResponse(states=map(to_message, found), lease_id=lease.id if lease and found else "")
 
     async def ReleaseBlocks(self, request: pb.ReleaseBlocksRequest, context: Any) -> pb.ReleaseBlocksResponse:
         """Ends a lease, counts uses, and checks what could not be opened."""
@@ -212,7 +217,14 @@ def to_message(block: StoredBlock) -> pb.StoredBlock:
         used_at=block.used_at,
         pinned=block.is_pinned,
         leased=block.is_leased,
+        whole_sequence=facts.is_whole,
     )
+
+
+def _lease(seconds: int) -> Lease | None:
+    if seconds > MAX_LEASE_SECONDS:
+        raise InvalidRequest(f"A lease lasts at most {MAX_LEASE_SECONDS} seconds.", param="lease_seconds")
+    return Lease(secrets.token_hex(16), time.time() + seconds) if seconds else None
 
 
 def _progress(findings: Findings, total_bytes: int, *, done: bool = False) -> pb.VerifyBlocksResponse:

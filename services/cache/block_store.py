@@ -195,7 +195,7 @@ class BlockStore:
 
     async def _check_reachable(self, incoming: BlockFacts) -> None:
         """Lets nothing go for a block that no prompt would find."""
-        if incoming.parent != incoming.fingerprint and not await self.index.get([incoming.parent]):
+        if incoming.needs_parent and not await self.index.get([incoming.parent]):
             raise StoreFull("The KV store is full, and does not hold the block before this one.")
 
     async def _free(self, surplus_bytes: int, incoming: BlockFacts | None) -> int:
@@ -267,6 +267,7 @@ def facts_of(block_hash: bytes, beginning: Buffer, size_bytes: int, keyring: Key
         token_count=header.token_count,
         role=header.role,
         recompute_seconds=header.recompute_seconds,
+        is_whole=header.is_whole,
     )
 
 

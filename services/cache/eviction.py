@@ -84,8 +84,8 @@ def choose_victims(
 def choose_hottest(blocks: Collection[StoredBlock], *, max_bytes: int, now: float) -> list[StoredBlock]:
     """Chooses the most valuable blocks that have so many bytes together, best first and each behind its parent.
 
-    A block is worth at least what any block behind it is. One whose parent is neither chosen nor the fingerprint can't
-    be reached by any prompt and is left out.
+    A block is worth at least what any block behind it is. One that needs its parent is left out where that is not
+    chosen: no prompt could reach it.
     """
     children: dict[bytes, list[StoredBlock]] = {}
     for block in blocks:
@@ -96,7 +96,7 @@ def choose_hottest(blocks: Collection[StoredBlock], *, max_bytes: int, now: floa
         return -values[block.facts.hash], -block.used_at, block.facts.hash
 
     known = {block.facts.hash: block for block in blocks}
-    heap = [ranked(block) for block in blocks if block.facts.parent == block.facts.fingerprint]
+    heap = [ranked(block) for block in blocks if not block.facts.needs_parent]
     heapq.heapify(heap)
     chosen: list[StoredBlock] = []
     left_bytes = max_bytes

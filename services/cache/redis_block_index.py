@@ -6,7 +6,7 @@ sizes and times; token ids and text stand only in the sealed blobs.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from services.cache.block_index import (
     MAX_LATEST,
@@ -21,6 +21,8 @@ from services.cache.block_index import (
 from services.cache.redis_block_scripts import KEY_NAMES, SCRIPTS
 from services.cache.redis_index import AnyRedis, translated_errors
 from services.shared.sealing import HASH_BYTES, BlockRole
+
+_WHOLE: Final = "whole"
 
 
 class RedisBlockIndex:
@@ -48,6 +50,11 @@ class RedisBlockIndex:
         guard = (lease.id, f"{lease.ends_at:.6f}") if lease else ("", "0")
         prefix, following = await self._run("lookup", *guard, int(counts), MAX_NEXT, root, *hashes)
         return BlockLookup(tuple(map(_stored, prefix)), tuple(map(_stored, following)))
+
+    async def behind(self, parents: Sequence[bytes], *, lease: Lease | None) -> list[StoredBlock]:
+        """Finds what follows any of some parents."""
+        guard = (lease.id, f"{lease.ends_at:.6f}") if lease else ("", "0")
+        return [_stored(values) for values in await self._run("behind", *guard, MAX_NEXT, *parents)]
 
     async def use(self, hashes: Sequence[bytes]) -> None:
         """Counts a use of blocks."""
@@ -113,13 +120,14 @@ class RedisBlockIndex:
 
 
 def _packed(facts: BlockFacts) -> bytes:
-    head = f"{facts.size_bytes} {facts.token_count} {facts.role:d} {facts.recompute_seconds!r} "
+    mark = f"{_WHOLE} " if facts.is_whole else ""
+    head = f"{facts.size_bytes} {facts.token_count} {facts.role:d} {facts.recompute_seconds!r} {mark}"
     return head.encode() + facts.fingerprint + facts.parent
 
 
 def _stored(values: Sequence[Any]) -> StoredBlock:
     name, entry, hit_count, used_at, is_pinned, is_leased = values
-    size_bytes, token_count, role, recompute_seconds = entry[: -2 * HASH_BYTES].split()
+    size_bytes, token_count, role, recompute_seconds, *marks = entry[: -2 * HASH_BYTES].split()
     facts = BlockFacts(
         hash=name,
         parent=entry[-HASH_BYTES:],
@@ -128,5 +136,6 @@ def _stored(values: Sequence[Any]) -> StoredBlock:
         token_count=int(token_count),
         role=BlockRole(int(role)),
         recompute_seconds=float(recompute_seconds),
+        is_whole=_WHOLE.encode() in marks,
     )
     return StoredBlock(facts, int(hit_count), float(used_at), bool(is_pinned), bool(is_leased))

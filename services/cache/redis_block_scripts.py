@@ -3,7 +3,7 @@
 from typing import Final
 
 KEY_NAMES: Final = (
-    "blocks",  # hash -> size, tokens, role, seconds, fingerprint, parent
+    "blocks",  # hash -> size, tokens, role, seconds, perhaps "whole", fingerprint, parent
     "block_hits",  # hash -> uses
     "block_uses",  # hash, sorted by last use
     "block_pins",  # pinned hashes
@@ -39,6 +39,18 @@ local function use(hash)
   redis.call('HINCRBY', hits, hash, 1)
   redis.call('ZADD', uses, now, hash)
   redis.call('HINCRBY', counts, 'hit_count', 1)
+end
+local function following(parent, limit)
+  local names, used, first = children_of(parent, -1), {}, {}
+  for _, hash in ipairs(names) do used[hash] = tonumber(redis.call('ZSCORE', uses, hash)) end
+  table.sort(names, function(a, b) if used[a] == used[b] then return a < b end return used[a] > used[b] end)
+  for place = 1, math.min(limit, #names) do first[place] = names[place] end
+  return first
+end
+local function guard(hash, lease_id, ends_at)
+  if lease_id ~= '' and redis.call('ZADD', leases, ends_at, hash .. lease_id) == 1 then
+    redis.call('HINCRBY', guards, hash, 1)
+  end
 end
 local function forget(hash)
   local entry = redis.call('HGET', blocks, hash)
@@ -79,30 +91,34 @@ return found
 """
 _LOOKUP: Final = """
 local lease_id, ends_at, is_counted, limit, last = ARGV[2], ARGV[3], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6]
-local prefix, following = {}, {}
+local prefix = {}
 for place = 7, #ARGV do
   if redis.call('HEXISTS', blocks, ARGV[place]) == 0 then break end
   prefix[#prefix + 1], last = ARGV[place], ARGV[place]
 end
-local names = children_of(last, -1)
-local used = {}
-for _, hash in ipairs(names) do used[hash] = tonumber(redis.call('ZSCORE', uses, hash)) end
-table.sort(names, function(a, b) if used[a] == used[b] then return a < b end return used[a] > used[b] end)
-for place = 1, math.min(limit, #names) do following[place] = names[place] end
 if is_counted then
   for _, hash in ipairs(prefix) do use(hash) end
   redis.call('HINCRBY', counts, 'miss_count', #ARGV - 6 - #prefix)
 end
 local answer = {{}, {}}
-for side, hashes in ipairs({prefix, following}) do
+for side, hashes in ipairs({prefix, following(last, limit)}) do
   for place, hash in ipairs(hashes) do
-    if lease_id ~= '' and redis.call('ZADD', leases, ends_at, hash .. lease_id) == 1 then
-      redis.call('HINCRBY', guards, hash, 1)
-    end
+    guard(hash, lease_id, ends_at)
     answer[side][place] = stored(hash)
   end
 end
 return answer
+"""
+_BEHIND: Final = """
+local lease_id, ends_at, limit, found = ARGV[2], ARGV[3], tonumber(ARGV[4]), {}
+for place = #ARGV, 5, -1 do
+  for _, hash in ipairs(following(ARGV[place], limit - #found)) do
+    guard(hash, lease_id, ends_at)
+    found[#found + 1] = stored(hash)
+  end
+end
+if #found == 0 then redis.call('HINCRBY', counts, 'miss_count', 1) end
+return found
 """
 _USE: Final = """
 for place = 2, #ARGV do
@@ -197,6 +213,7 @@ SCRIPTS: Final = {
     "add": _COMMON + _ADD,
     "get": _COMMON + _GET,
     "lookup": _COMMON + _LOOKUP,
+    "behind": _COMMON + _BEHIND,
     "use": _COMMON + _USE,
     "release": _COMMON + _RELEASE,
     "pin": _COMMON + _PIN,

@@ -23,7 +23,7 @@ VERSION: Final = 1
 _MAGIC: Final = b"LCKV"
 _NONCE_BYTES: Final = 12
 _PREAMBLE: Final = struct.Struct(f"<4sH2x{KEY_ID_BYTES}s{HASH_BYTES}s{_NONCE_BYTES}s{_NONCE_BYTES}sIQ")
-_HEADER: Final = struct.Struct(f"<{HASH_BYTES}sB3xId")
+_HEADER: Final = struct.Struct(f"<{HASH_BYTES}sBB2xId")
 PREAMBLE_BYTES: Final = _PREAMBLE.size
 BEGINNING_BYTES: Final = 4096
 """Enough for the header of a block of 256 tokens; a longer one is read a second time."""
@@ -53,7 +53,7 @@ class BlockHeader:
     """What is known of a block besides its state."""
 
     parent: bytes
-    """Hash of the block before it; the fingerprint for the first one."""
+    """Hash of the block before it; the fingerprint for the first one, the place of its end for a whole sequence."""
     tokens: bytes
     """Token ids, int32, little-endian."""
     recompute_seconds: float
@@ -61,6 +61,8 @@ class BlockHeader:
     role: BlockRole = BlockRole.CONVERSATION
     base: bytes = b""
     """Hash of the block that holds the state of the first of these tokens, where this one's blob lacks that."""
+    is_whole: bool = False
+    """Whether the state is that of a whole sequence, which is of use without the block before it."""
 
     @property
     def is_after(self) -> bytes:
@@ -116,7 +118,7 @@ def encode_block(
     nonces: tuple[bytes, bytes],
 ) -> memoryview:
     """Seals a block under given nonces, which must never be used again with the same key."""
-    fixed = _HEADER.pack(header.parent, header.role, header.token_count, header.recompute_seconds)
+    fixed = _HEADER.pack(header.parent, header.role, header.is_whole, header.token_count, header.recompute_seconds)
     plain_header = fixed + header.tokens + header.base
     header_bytes, state_bytes = len(plain_header) + TAG_BYTES, memoryview(state).nbytes + TAG_BYTES
     packed = _PREAMBLE.pack(_MAGIC, VERSION, keyring.sealing_key_id, fingerprint, *nonces, header_bytes, state_bytes)
@@ -211,13 +213,13 @@ def _check_fingerprint(blob: Buffer, fingerprint: bytes) -> None:
 
 
 def _unpacked(plain: bytes) -> BlockHeader:
-    parent, role, token_count, recompute_seconds = _HEADER.unpack_from(plain)
+    parent, role, whole_mark, token_count, recompute_seconds = _HEADER.unpack_from(plain)
     tokens_end = _HEADER.size + token_count * TOKEN_BYTES
     tokens, base = plain[_HEADER.size : tokens_end], plain[tokens_end:]
-    is_whole = len(tokens) == token_count * TOKEN_BYTES and len(base) in (0, HASH_BYTES)
-    if not is_whole or role not in BlockRole.__members__.values():
+    has_all = len(tokens) == token_count * TOKEN_BYTES and len(base) in (0, HASH_BYTES)
+    if not has_all or whole_mark > 1 or role not in BlockRole.__members__.values():
         raise BlobRejected("a header of another form", is_foreign=True)
-    return BlockHeader(parent, tokens, recompute_seconds, BlockRole(role), base)
+    return BlockHeader(parent, tokens, recompute_seconds, BlockRole(role), base, bool(whole_mark))
 
 
 def _bound(section: bytes, block_hash: bytes, preamble: bytes) -> bytes:

@@ -106,6 +106,34 @@ class BlockIndexContract:
         await add(index, [chain(f"t{number}", 1)[0] for number in range(MAX_NEXT + 5)])
         assert len((await index.lookup(ROOT, [], lease=None, counts=False)).next) == MAX_NEXT
 
+    async def test_what_lies_behind_places_is_found_the_last_place_first(self, index: BlockIndex, clock: Clock) -> None:
+        places = hashes("place", 3)
+        early, later, late = (
+            chain(name, 1, parent=place)[0] for name, place in zip("abc", (*places[:2], places[1]), strict=True)
+        )
+        for facts in (early, later, late):
+            clock.now += 1
+            await add(index, [replace(facts, is_whole=True)])
+        states = await index.behind(places, lease=Lease("one", clock.now + 10))
+        assert found(states) == names([late, later, early])
+        assert all(block.facts.is_whole for block in states)
+        assert await index.claim(names([early, later]), is_eviction=True) == []
+        await index.release("one", names([early, later, late]))
+        assert await index.claim(names([early]), is_eviction=True) == names([early])
+        assert (await index.counts()).miss_count == 0
+
+    async def test_where_nothing_lies_behind_a_place_a_miss_is_counted(self, index: BlockIndex) -> None:
+        assert await index.behind(hashes("place", 3), lease=None) == []
+        assert (await index.counts()).miss_count == 1
+
+    async def test_of_many_states_those_of_the_last_places_are_named(self, index: BlockIndex) -> None:
+        first, last = hashes("place", 2)
+        late = [chain(f"l{number}", 1, parent=last)[0] for number in range(MAX_NEXT - 5)]
+        await add(index, [*(chain(f"f{number}", 1, parent=first)[0] for number in range(9)), *late])
+        listed = found(await index.behind([first, last], lease=None))
+        assert len(listed) == MAX_NEXT
+        assert set(listed[: len(late)]) == set(names(late))
+
     async def test_uses_are_counted_with_their_time(self, index: BlockIndex, clock: Clock) -> None:
         blocks = chain("x", 2)
         await add(index, blocks)

@@ -65,10 +65,13 @@ class StoredBlock(_message.Message):
     USED_AT_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     LEASED_FIELD_NUMBER: _builtins.int
+    WHOLE_SEQUENCE_FIELD_NUMBER: _builtins.int
     hash: _builtins.bytes
     """Its name: sha256 of the parent's hash and its own tokens; 32 bytes."""
     parent: _builtins.bytes
-    """Hash of the block before it; the fingerprint for the first one."""
+    """Hash of the block before it; the fingerprint for the first one. Of a whole sequence the name of the place behind
+    which its last tokens lie (see `services/worker/checkpoints.py`), which is no block.
+    """
     fingerprint: _builtins.bytes
     """What all blocks of one model in one setting share."""
     token_count: _builtins.int
@@ -89,6 +92,8 @@ class StoredBlock(_message.Message):
     """Whether it is kept from being deleted."""
     leased: _builtins.bool
     """Whether a reader holds it now."""
+    whole_sequence: _builtins.bool
+    """Whether it holds the state of a whole sequence, and so needs no block before it."""
     def __init__(
         self,
         *,
@@ -104,10 +109,11 @@ class StoredBlock(_message.Message):
         used_at: _builtins.float = ...,
         pinned: _builtins.bool = ...,
         leased: _builtins.bool = ...,
+        whole_sequence: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "hash", b"hash", "hit_count", b"hit_count", "leased", b"leased", "location", b"location", "parent", b"parent", "pinned", b"pinned", "recompute_seconds", b"recompute_seconds", "role", b"role", "size_bytes", b"size_bytes", "token_count", b"token_count", "used_at", b"used_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "hash", b"hash", "hit_count", b"hit_count", "leased", b"leased", "location", b"location", "parent", b"parent", "pinned", b"pinned", "recompute_seconds", b"recompute_seconds", "role", b"role", "size_bytes", b"size_bytes", "token_count", b"token_count", "used_at", b"used_at", "whole_sequence", b"whole_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -249,6 +255,62 @@ class LookupBlocksResponse(_message.Message):
 Global___LookupBlocksResponse: _TypeAlias = LookupBlocksResponse  # noqa: Y015
 
 @_typing.final
+class FindStatesRequest(_message.Message):
+    """Places of a prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HASHES_FIELD_NUMBER: _builtins.int
+    LEASE_SECONDS_FIELD_NUMBER: _builtins.int
+    lease_seconds: _builtins.int
+    """Seconds for which the states found are guarded; 0 takes no lease."""
+    @_builtins.property
+    def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Their names, first one first."""
+
+    def __init__(
+        self,
+        *,
+        hashes: _abc.Iterable[_builtins.bytes] | None = ...,
+        lease_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hashes", b"hashes", "lease_seconds", b"lease_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindStatesRequest: _TypeAlias = FindStatesRequest  # noqa: Y015
+
+@_typing.final
+class FindStatesResponse(_message.Message):
+    """The states behind these places, of this prompt and of others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATES_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.str
+    """Guards `states`; empty if no lease was asked for or nothing found."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredBlock]:
+        """The last place first, of one place the last used first; at most 64."""
+
+    def __init__(
+        self,
+        *,
+        states: _abc.Iterable[Global___StoredBlock] | None = ...,
+        lease_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindStatesResponse: _TypeAlias = FindStatesResponse  # noqa: Y015
+
+@_typing.final
 class ReleaseBlocksRequest(_message.Message):
     """A lease to end."""
 
@@ -259,14 +321,14 @@ class ReleaseBlocksRequest(_message.Message):
     USED_HASHES_FIELD_NUMBER: _builtins.int
     DAMAGED_HASHES_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
-    """As LookupBlocks returned it; may be empty."""
+    """As LookupBlocks or FindStates returned it; may be empty."""
     @_builtins.property
     def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The blocks that it guards no longer."""
 
     @_builtins.property
     def used_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Those of `next` that were restored; counted as hits."""
+        """Those of `next` or `states` that were restored; counted as hits."""
 
     @_builtins.property
     def damaged_hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:

@@ -28,7 +28,8 @@ if _version_not_supported:
 class BlockStoreServiceStub:
     """Keeps sealed blocks of KV state: the bytes in a directory or an object store, an index of them beside it.
     A block holds the state of some consecutive tokens, most often 256, and is named by a hash over them and all tokens
-    before them, so it is stored once however many conversations contain it. Workers seal and open blocks; on the way
+    before them, so it is stored once however many conversations contain it. Of a model whose memory can't be cut it holds
+    the state of a whole sequence. Workers seal and open blocks; on the way
     through this service only hashes, counts and times can be read. What a block is stands in its sealed header.
     Every call fails with `UNAVAILABLE` at once while the index is away.
     """
@@ -48,6 +49,11 @@ class BlockStoreServiceStub:
                 '/localcode.cache.v1.BlockStoreService/LookupBlocks',
                 request_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.LookupBlocksRequest.SerializeToString,
                 response_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.LookupBlocksResponse.FromString,
+                _registered_method=True)
+        self.FindStates = channel.unary_unary(
+                '/localcode.cache.v1.BlockStoreService/FindStates',
+                request_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.FindStatesRequest.SerializeToString,
+                response_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.FindStatesResponse.FromString,
                 _registered_method=True)
         self.ReleaseBlocks = channel.unary_unary(
                 '/localcode.cache.v1.BlockStoreService/ReleaseBlocks',
@@ -119,7 +125,8 @@ class BlockStoreServiceStub:
 class BlockStoreServiceServicer:
     """Keeps sealed blocks of KV state: the bytes in a directory or an object store, an index of them beside it.
     A block holds the state of some consecutive tokens, most often 256, and is named by a hash over them and all tokens
-    before them, so it is stored once however many conversations contain it. Workers seal and open blocks; on the way
+    before them, so it is stored once however many conversations contain it. Of a model whose memory can't be cut it holds
+    the state of a whole sequence. Workers seal and open blocks; on the way
     through this service only hashes, counts and times can be read. What a block is stands in its sealed header.
     Every call fails with `UNAVAILABLE` at once while the index is away.
     """
@@ -135,6 +142,17 @@ class BlockStoreServiceServicer:
 
     def LookupBlocks(self, request, context):
         """Finds the longest stored beginning of a prompt and what is stored behind it, and guards all of it for the reader.
+        Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindStates(self, request, context):
+        """Finds stored states of whole sequences behind places of a prompt, and guards them for the reader. Models whose
+        memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and where
+        in a prompt one ends is not known beforehand, so all places behind which one may end are asked for at once. Counts a
+        miss if there is none; ReleaseBlocks counts the use of the one that was restored.
         Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -263,6 +281,11 @@ def add_BlockStoreServiceServicer_to_server(servicer, server):
                     request_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.LookupBlocksRequest.FromString,
                     response_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.LookupBlocksResponse.SerializeToString,
             ),
+            'FindStates': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindStates,
+                    request_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.FindStatesRequest.FromString,
+                    response_serializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.FindStatesResponse.SerializeToString,
+            ),
             'ReleaseBlocks': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseBlocks,
                     request_deserializer=localcode_dot_cache_dot_v1_dot_blocks__pb2.ReleaseBlocksRequest.FromString,
@@ -339,7 +362,8 @@ def add_BlockStoreServiceServicer_to_server(servicer, server):
 class BlockStoreService:
     """Keeps sealed blocks of KV state: the bytes in a directory or an object store, an index of them beside it.
     A block holds the state of some consecutive tokens, most often 256, and is named by a hash over them and all tokens
-    before them, so it is stored once however many conversations contain it. Workers seal and open blocks; on the way
+    before them, so it is stored once however many conversations contain it. Of a model whose memory can't be cut it holds
+    the state of a whole sequence. Workers seal and open blocks; on the way
     through this service only hashes, counts and times can be read. What a block is stands in its sealed header.
     Every call fails with `UNAVAILABLE` at once while the index is away.
     """
@@ -388,6 +412,33 @@ class BlockStoreService:
             '/localcode.cache.v1.BlockStoreService/LookupBlocks',
             localcode_dot_cache_dot_v1_dot_blocks__pb2.LookupBlocksRequest.SerializeToString,
             localcode_dot_cache_dot_v1_dot_blocks__pb2.LookupBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindStates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/localcode.cache.v1.BlockStoreService/FindStates',
+            localcode_dot_cache_dot_v1_dot_blocks__pb2.FindStatesRequest.SerializeToString,
+            localcode_dot_cache_dot_v1_dot_blocks__pb2.FindStatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

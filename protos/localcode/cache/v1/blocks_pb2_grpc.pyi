@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class BlockStoreServiceStub:
     """Keeps sealed blocks of KV state: the bytes in a directory or an object store, an index of them beside it.
     A block holds the state of some consecutive tokens, most often 256, and is named by a hash over them and all tokens
-    before them, so it is stored once however many conversations contain it. Workers seal and open blocks; on the way
+    before them, so it is stored once however many conversations contain it. Of a model whose memory can't be cut it holds
+    the state of a whole sequence. Workers seal and open blocks; on the way
     through this service only hashes, counts and times can be read. What a block is stands in its sealed header.
     Every call fails with `UNAVAILABLE` at once while the index is away.
     """
@@ -45,6 +46,13 @@ class BlockStoreServiceStub:
     """
     LookupBlocks: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.LookupBlocksRequest, _blocks_pb2.LookupBlocksResponse]
     """Finds the longest stored beginning of a prompt and what is stored behind it, and guards all of it for the reader.
+    Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
+    """
+    FindStates: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.FindStatesRequest, _blocks_pb2.FindStatesResponse]
+    """Finds stored states of whole sequences behind places of a prompt, and guards them for the reader. Models whose
+    memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and where
+    in a prompt one ends is not known beforehand, so all places behind which one may end are asked for at once. Counts a
+    miss if there is none; ReleaseBlocks counts the use of the one that was restored.
     Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
     """
     ReleaseBlocks: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.ReleaseBlocksRequest, _blocks_pb2.ReleaseBlocksResponse]
@@ -109,7 +117,8 @@ class BlockStoreServiceStub:
 class BlockStoreServiceAsyncStub(BlockStoreServiceStub):
     """Keeps sealed blocks of KV state: the bytes in a directory or an object store, an index of them beside it.
     A block holds the state of some consecutive tokens, most often 256, and is named by a hash over them and all tokens
-    before them, so it is stored once however many conversations contain it. Workers seal and open blocks; on the way
+    before them, so it is stored once however many conversations contain it. Of a model whose memory can't be cut it holds
+    the state of a whole sequence. Workers seal and open blocks; on the way
     through this service only hashes, counts and times can be read. What a block is stands in its sealed header.
     Every call fails with `UNAVAILABLE` at once while the index is away.
     """
@@ -122,6 +131,13 @@ class BlockStoreServiceAsyncStub(BlockStoreServiceStub):
     """
     LookupBlocks: _aio.UnaryUnaryMultiCallable[_blocks_pb2.LookupBlocksRequest, _blocks_pb2.LookupBlocksResponse]  # type: ignore[assignment]
     """Finds the longest stored beginning of a prompt and what is stored behind it, and guards all of it for the reader.
+    Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
+    """
+    FindStates: _aio.UnaryUnaryMultiCallable[_blocks_pb2.FindStatesRequest, _blocks_pb2.FindStatesResponse]  # type: ignore[assignment]
+    """Finds stored states of whole sequences behind places of a prompt, and guards them for the reader. Models whose
+    memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and where
+    in a prompt one ends is not known beforehand, so all places behind which one may end are asked for at once. Counts a
+    miss if there is none; ReleaseBlocks counts the use of the one that was restored.
     Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
     """
     ReleaseBlocks: _aio.UnaryUnaryMultiCallable[_blocks_pb2.ReleaseBlocksRequest, _blocks_pb2.ReleaseBlocksResponse]  # type: ignore[assignment]
@@ -185,7 +201,8 @@ class BlockStoreServiceAsyncStub(BlockStoreServiceStub):
 class BlockStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps sealed blocks of KV state: the bytes in a directory or an object store, an index of them beside it.
     A block holds the state of some consecutive tokens, most often 256, and is named by a hash over them and all tokens
-    before them, so it is stored once however many conversations contain it. Workers seal and open blocks; on the way
+    before them, so it is stored once however many conversations contain it. Of a model whose memory can't be cut it holds
+    the state of a whole sequence. Workers seal and open blocks; on the way
     through this service only hashes, counts and times can be read. What a block is stands in its sealed header.
     Every call fails with `UNAVAILABLE` at once while the index is away.
     """
@@ -208,6 +225,19 @@ class BlockStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_blocks_pb2.LookupBlocksResponse, _abc.Awaitable[_blocks_pb2.LookupBlocksResponse]]:
         """Finds the longest stored beginning of a prompt and what is stored behind it, and guards all of it for the reader.
+        Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
+        """
+
+    @_abc_1.abstractmethod
+    def FindStates(
+        self,
+        request: _blocks_pb2.FindStatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_blocks_pb2.FindStatesResponse, _abc.Awaitable[_blocks_pb2.FindStatesResponse]]:
+        """Finds stored states of whole sequences behind places of a prompt, and guards them for the reader. Models whose
+        memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and where
+        in a prompt one ends is not known beforehand, so all places behind which one may end are asked for at once. Counts a
+        miss if there is none; ReleaseBlocks counts the use of the one that was restored.
         Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
         """
 

@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,9 @@ async def pieces(*messages: pb.PutBlockRequest) -> AsyncIterator[pb.PutBlockRequ
         ("LookupBlocks", pb.LookupBlocksRequest(fingerprint=HASH, hashes=[b"text"]), "hashes"),
         ("LookupBlocks", pb.LookupBlocksRequest(fingerprint=HASH, hashes=[HASH] * 4097), "hashes"),
         ("LookupBlocks", pb.LookupBlocksRequest(fingerprint=HASH, lease_seconds=61), "lease_seconds"),
+        ("FindStates", pb.FindStatesRequest(hashes=[b"text"]), "hashes"),
+        ("FindStates", pb.FindStatesRequest(hashes=[HASH] * 4097), "hashes"),
+        ("FindStates", pb.FindStatesRequest(hashes=[HASH], lease_seconds=61), "lease_seconds"),
         ("ReleaseBlocks", pb.ReleaseBlocksRequest(lease_id="x"), "lease_id"),
         ("ReleaseBlocks", pb.ReleaseBlocksRequest(used_hashes=[b""]), "used_hashes"),
         ("ReleaseBlocks", pb.ReleaseBlocksRequest(damaged_hashes=[b""]), "damaged_hashes"),
@@ -89,6 +93,24 @@ async def test_no_lease_is_given_where_nothing_was_found(servicer: BlockStoreSer
     assert answer == pb.LookupBlocksResponse()
     statistics = await servicer.GetBlockStatistics(pb.GetBlockStatisticsRequest(), None)
     assert (statistics.miss_count, statistics.backend) == (1, "memory")
+
+
+async def test_states_are_found_by_place_and_guarded_until_they_are_released(servicer: BlockStoreServicer) -> None:
+    place = b"\x02" * 32
+    (plain,) = plain_chain(1, 1, parent=place)
+    block = replace(plain, header=replace(plain.header, is_whole=True))
+    await servicer.PutBlock(pieces(pb.PutBlockRequest(hash=block.hash, data=bytes(block.sealed()))), None)
+    answer = await servicer.FindStates(pb.FindStatesRequest(hashes=[HASH, place], lease_seconds=10), None)
+    (state,) = answer.states
+    assert (state.hash, state.token_count, state.whole_sequence, state.leased) == (block.hash, 256, True, True)
+    prune = pb.PruneBlocksRequest()
+    assert (await servicer.PruneBlocks(prune, None)).block_count == 0
+    await servicer.ReleaseBlocks(
+        pb.ReleaseBlocksRequest(lease_id=answer.lease_id, hashes=[block.hash], used_hashes=[block.hash]), None
+    )
+    assert (await servicer.GetBlockStatistics(pb.GetBlockStatisticsRequest(), None)).hit_count == 1
+    assert (await servicer.PruneBlocks(prune, None)).block_count == 1
+    assert (await servicer.FindStates(pb.FindStatesRequest(hashes=[place], lease_seconds=10), None)).lease_id == ""
 
 
 async def test_a_malformed_fingerprint_has_no_hot_blocks(servicer: BlockStoreServicer) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,17 @@ async def test_nothing_goes_for_a_block_that_would_not_fit_even_so(tmp_path: Pat
     with pytest.raises(StoreFull):
         await store.put(new[0].hash, new[0].sealed())
     assert await stored(store, pinned + other + new) == [0, 1, 2, 3]
+
+
+async def test_a_full_store_takes_a_whole_sequence_though_its_parent_is_no_block(tmp_path: Path) -> None:
+    old, new, behind_gap = (plain_chain(seed, 1, parent=sha256(bytes([seed])).digest())[0] for seed in range(3))
+    old, new = (replace(block, header=replace(block.header, is_whole=True)) for block in (old, new))
+    store = make_store(tmp_path, max_bytes=SEALED_BYTES)
+    for block in (old, new):
+        await store.put(block.hash, block.sealed())
+    with pytest.raises(StoreFull):
+        await store.put(behind_gap.hash, behind_gap.sealed())
+    assert [block.facts.hash for block in await store.all_blocks()] == [new.hash]
 
 
 async def test_a_committed_block_makes_room_too(tmp_path: Path) -> None:

@@ -167,5 +167,10 @@ def test_a_much_used_block_brings_those_before_it() -> None:
     assert choose_hottest([first, second, other], max_bytes=10_000, now=NOW) == [first, second, other]
 
 
+def test_the_state_of_a_whole_sequence_is_hot_without_its_parent() -> None:
+    whole, gap = block(1, parent=name(9), is_whole=True, token_count=1000), block(2, parent=name(9))
+    assert choose_hottest([whole, gap], max_bytes=10_000, now=NOW) == [whole]
+
+
 def test_a_block_that_no_prompt_can_reach_is_not_hot() -> None:
     assert choose_hottest([block(2, parent=name(1), hit_count=9)], max_bytes=10_000, now=NOW) == []

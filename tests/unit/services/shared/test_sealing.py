@@ -53,6 +53,12 @@ def test_the_header_opens_without_the_state() -> None:
     assert HEADER.token_count == 5
 
 
+def test_a_state_of_a_whole_sequence_says_so_in_its_sealed_header() -> None:
+    header = replace(HEADER, is_whole=True)
+    blob = bytes(seal_block(HASH, header, STATE, fingerprint=FINGERPRINT, keyring=KEYS))
+    assert opened(blob) == (header, STATE)
+
+
 def test_a_block_whose_first_tokens_another_blob_holds_says_so_in_its_sealed_header() -> None:
     header = replace(HEADER, base=sha256(b"base").digest())
     blob = bytes(seal_block(HASH, header, STATE, fingerprint=FINGERPRINT, keyring=KEYS))
