@@ -117,6 +117,20 @@ class BlockClient:
         size_bytes = sum(block.size_bytes for block in answer.blocks)
         return StoredChain(tuple(block.hash for block in answer.blocks), following, answer.lease_id, size_bytes)
 
+    async def find_states(self, places: Sequence[bytes]) -> StoredChain:
+        """Finds states of whole sequences behind places of a prompt, of this and of other prompts: in `next`."""
+        if not await self.knows_key() or self._trouble.is_paused:
+            return StoredChain()
+        request = pb.FindStatesRequest(hashes=places, lease_seconds=LEASE_SECONDS)
+        try:
+            answer = await self._stub.FindStates(request, timeout=_CALL_SECONDS)
+        except AioRpcError as error:
+            self._trouble.failed(Use.ASKING, error)
+            return StoredChain()
+        self._trouble.worked(Use.ASKING)
+        states = tuple(NextBlock(state.hash, state.token_count) for state in answer.states)
+        return StoredChain(next=states, lease_id=answer.lease_id)
+
     async def release(self, chain: StoredChain, *, used: Iterable[bytes] = ()) -> None:
         """Ends the lease of a lookup, and counts the use of those of `next` that were restored."""
         names = [*chain.hashes, *(block.hash for block in chain.next)]

@@ -39,6 +39,7 @@ from services.worker.servicer import InferenceServicer, Mailbox
 from services.worker.settings import WorkerSettings
 from services.worker.speculation import SpeculationOptions
 from services.worker.state_servicer import StateServicer
+from services.worker.stored_states import StoredStates
 from services.worker.stored_tier import StoredTier
 from services.worker.template_sandbox import takes_tools
 from services.worker.watchdog import watch
@@ -110,14 +111,15 @@ async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine
 async def _stored_tier(
     settings: WorkerSettings, loaded: Loaded, engine: Engine
 ) -> AsyncIterator[tuple[StoredTier | None, SavedSlots | None]]:
-    """Connects host memory with the block store. Recurrent models keep whole states, in memory only."""
-    if loaded.ram is None or not settings.kv_store or not loaded.model.forks_at_any_token:
+    """Connects host memory with the block store; what a model can't be cut into is no slot's to be saved."""
+    if loaded.ram is None or not settings.kv_store:
         yield None, None
         return
     keyring = load_keyring(settings.state_directory / KEY_FILE, os.environ.get(KEY_VARIABLE, ""))
     async with open_block_client(settings.cache_address, fingerprint=loaded.fingerprint, keyring=keyring) as archive:
         await archive.knows_key()  # the log says so at once where it doesn't
-        stored = StoredTier(
+        make_tier = StoredTier if loaded.model.forks_at_any_token else StoredStates
+        stored = make_tier(
             loaded.ram, archive, fingerprint=loaded.fingerprint,
             written_bytes_per_token=settings.written_bytes_per_token,
             is_computing=lambda: engine.load().running_count > 0, shares_processor=not computes_on_gpu(settings),
@@ -126,7 +128,7 @@ async def _stored_tier(
         stored.warm(loaded.ram.budget_bytes // 2 if settings.warm_bytes is None else settings.warm_bytes)
         saved = SavedSlots(engine, loaded.pool, loaded.ram, archive, fingerprint=loaded.fingerprint)
         try:
-            yield stored, saved
+            yield stored, saved if loaded.model.forks_at_any_token else None
         finally:
             await _until_saved(engine, loaded.pool)
             await stored.close()

@@ -12,9 +12,19 @@ from services.shared.sealing import BlockHeader, Buffer
 from services.worker.block_history import BlockHistory
 from services.worker.blocks import BLOCK_TOKENS, Block
 from services.worker.measured_rate import MeasuredRate
+from services.worker.resting_blocks import RestingBlocks
 from services.worker.shared_ends import shared_piece
 from services.worker.stored_names import StoredNames
-from services.worker.write_policy import BlockCost, Origin, WearBudget, quiet_seconds, role_of, urgency, worth_seconds
+from services.worker.write_policy import (
+    BlockCost,
+    Origin,
+    Part,
+    WearBudget,
+    quiet_seconds,
+    role_of,
+    urgency,
+    worth_seconds,
+)
 from services.worker.write_queue import WriteQueue
 
 _LOOK_SECONDS: Final = 1.0  # how often partial blocks are looked through
@@ -26,6 +36,7 @@ _MOST_BUSY_SECONDS: Final = 2.0  # between two blocks, however long one takes
 _BUSY_LOOK_SECONDS: Final = 0.2
 _CROWDED_SHARE: Final = 0.5  # of what may wait: from here on, writing is no longer put off
 _CLOSE_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 60.0  # how long the state of a whole prompt waits for that of its answer
 _SHORTEST_TAIL: Final = 32  # tokens; fewer are computed sooner than they are written
 _MOST_REMEMBERED: Final = 65_536
 _log = structlog.get_logger(__name__)
@@ -60,8 +71,7 @@ class BlockWriter:
         self._is_computing, self._clock = is_computing, clock
         self.wear = wear
         self._queue = WriteQueue(most_waiting_bytes, self._urgency)
-        self._tails: dict[bytes, tuple[float, Block]] = {}
-        """By parent: the latest partial block behind it, and when it came."""
+        self._tails = RestingBlocks(most_waiting_bytes)
         self._held: dict[bytes, None] = {}
         """Blocks that were not written: not worth it so far, or the store failed."""
         self._stored = StoredNames()
@@ -86,23 +96,40 @@ class BlockWriter:
             if not await self._write(block) and self._archive.is_away:
                 return
             self._queue.remove(block.hash)
-        for _, block in list(self._tails.values()):
+        for _, block in self._tails.rested(now=self._clock()):
             if quiet_seconds(self._origin(block)) is not None:
                 await self._write_tail(block)
         await self._report()
 
     def take(self, block: Block) -> None:
         """Takes a block that the engine has saved."""
+        if block.is_whole:
+            self._take_state(block)
+            return
         shared = shared_piece(block)
         if shared and shared.hash not in self._stored:
             self._enqueue(shared)
         if len(block.tokens) < BLOCK_TOKENS:
             if len(block.tokens) >= _SHORTEST_TAIL:
-                self._tails[block.parent] = (self._clock(), block)
+                self._tails.add(block, now=self._clock())
             return
-        self._tails.pop(block.parent, None)
+        self._tails.drop_behind(block.parent)
         if block.hash not in self._stored:
             self._enqueue(block)
+
+    def _take_state(self, state: Block) -> None:
+        """Takes the state of a whole sequence; one of a longer prompt makes those before it useless.
+
+        One behind an answer does not: should its text come back as other tokens, the prompt's is the last that fits.
+        """
+        part = self._origin(state).part
+        if part is Part.SYSTEM:
+            if state.hash not in self._stored:
+                self._enqueue(state)
+            return
+        if part is Part.HISTORY:
+            self._tails.drop_beginnings(state)
+        self._tails.add(state, now=self._clock())
 
     def reconsider(self, hashes: Iterable[bytes]) -> None:
         """Takes blocks that were held back and have come again, as far as host memory still has them."""
@@ -176,23 +203,26 @@ class BlockWriter:
         looks = 0
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            now = self._clock()
-            for parent, (since, block) in list(self._tails.items()):
+            for rested_seconds, block in self._tails.rested(now=self._clock()):
                 quiet = quiet_seconds(self._origin(block))
-                if quiet is not None and now - since < quiet:
+                if quiet is not None and self._is_too_soon(block, rested_seconds, quiet):
                     continue
                 if quiet is not None:
                     await self._stand_back(_MOST_BUSY_SECONDS)
-                    if block.parent in self._queue or self._tails.get(parent, (0.0, None))[1] is not block:
+                    if block.parent in self._queue or not self._tails.is_latest(block):
                         continue  # of no use before what it follows, or beside a longer one
                     await self._write_tail(block)
                     if self._archive.is_away:
                         break  # and tried again
-                if self._tails.get(parent, (0.0, None))[1] is block:  # no longer one has come meanwhile
-                    del self._tails[parent]
+                self._tails.drop(block)
             looks += 1
             if looks % _LOOKS_PER_REPORT == 0:
                 await self._report()
+
+    def _is_too_soon(self, block: Block, rested_seconds: float, quiet_seconds: float) -> bool:
+        """Whether a longer block may soon make one superfluous."""
+        is_answered = block.is_whole and rested_seconds < _ANSWER_SECONDS and self._is_computing()
+        return rested_seconds < quiet_seconds or is_answered
 
     async def _write_tail(self, block: Block) -> None:
         own_count = len(block.tokens) - (block.cut[0] if block.cut else 0)
@@ -208,7 +238,9 @@ class BlockWriter:
             return False
         tokens = block.tokens.astype("<i4", copy=False).tobytes()
         base, state = (shared.hash, block.data[shared.data.nbytes :]) if shared else (b"", block.data)
-        header = BlockHeader(block.parent, tokens, block.recompute_seconds, role_of(self._origin(block)), base)
+        header = BlockHeader(
+            block.parent, tokens, block.recompute_seconds, role_of(self._origin(block)), base, block.is_whole
+        )
         self.wear.note_written(state.nbytes)  # before it is, so that nothing else takes the same allowance
         is_stored = await self._archive.put(block.hash, header, state.data)
         if is_stored:

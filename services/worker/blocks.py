@@ -80,7 +80,7 @@ class HashedTokens:
 
 @dataclass(frozen=True)
 class Block:
-    """The KV state of at most 256 consecutive tokens that follow those of the parent."""
+    """The KV state of at most 256 consecutive tokens that follow those of the parent, or of a whole sequence."""
 
     hash: bytes
     parent: bytes
@@ -90,6 +90,8 @@ class Block:
     """What computing these tokens again would take."""
     cut: tuple[int, int] | None = None
     """Where the state can be taken apart, if it can: behind how many tokens, and behind how many bytes."""
+    is_whole: bool = False
+    """Whether it is the state of a whole sequence, all of whose tokens these are (`checkpoints.py`)."""
 
 
 class BlockStore(Protocol):

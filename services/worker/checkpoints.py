@@ -1,14 +1,18 @@
-"""States of whole sequences, for models whose memory can't be cut: recurrent ones and hybrids."""
+"""States of whole sequences, for models whose memory can't be cut: recurrent ones and hybrids.
+
+A state is kept like a block behind a place: the full blocks before those of its tokens that are left. Where in a prompt
+a state ends is not known beforehand, but the places behind which it may are.
+"""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.worker.blocks import Block, BlockStore, HashedTokens
-from services.worker.radix import RadixTree
+from services.worker.blocks import BLOCK_TOKENS, Block, BlockStore, HashedTokens, block_hash, shared_token_count
 
 _MIN_TOKENS: Final = 16
 
@@ -33,38 +37,55 @@ class Checkpoint:
     length: int
 
 
+def places(wanted: HashedTokens) -> list[bytes]:
+    """Names the places of a prompt behind which a state may end that the prompt goes on from, first one first."""
+    return [_place(wanted, index) for index in range(-(-(len(wanted) - 1) // BLOCK_TOKENS))]
+
+
+def state_name(known: HashedTokens, length: int) -> bytes:
+    """Names the state of the first tokens of a sequence, at least one."""
+    index = (length - 1) // BLOCK_TOKENS
+    return block_hash(_place(known, index), known.tokens[index * BLOCK_TOKENS : length])
+
+
+def longest_named(wanted: HashedTokens, found: Iterable[tuple[bytes, int]]) -> Checkpoint | None:
+    """Of states by name and length, picks the longest that begins a prompt; at least one token is left to compute."""
+    states = (Checkpoint(name, length) for name, length in found if 0 < length < len(wanted))
+    fitting = [state for state in states if state_name(wanted, state.length) == state.hash]
+    return max(fitting, key=lambda state: state.length, default=None)
+
+
+def longest_state(wanted: HashedTokens, store: BlockStore) -> Checkpoint | None:
+    """Finds the longest state in a store that begins a prompt; at least one token is left to compute."""
+    beginning = wanted.tokens[:-1]
+    for place in reversed(places(wanted)):
+        fitting = [
+            Checkpoint(name, len(tokens))
+            for name, tokens in store.children(place)
+            if shared_token_count(tokens, beginning) == len(tokens)
+        ]
+        if fitting:
+            return max(fitting, key=lambda state: state.length)
+    return None
+
+
 class Checkpoints:
     """Saves states of sequences at points where prompts may go on, and finds the longest that begins a prompt."""
 
     def __init__(self, memory: WholeStateMemory, store: BlockStore) -> None:
         self._memory, self._store = memory, store
-        self._tree = RadixTree()
-        self._known: dict[int, Checkpoint] = {}
-        self._count = 0
 
     def save(self, sequence_id: int, known: HashedTokens, *, prefill_rate: float) -> None:
         """Keeps the state of a sequence that holds exactly these tokens. Raises `StateLost`."""
-        name = _name(known)
-        if len(known) < _MIN_TOKENS or self._store.contains(name):
+        if len(known) < _MIN_TOKENS or self._store.contains(name := state_name(known, len(known))):
             return
         data = self._memory.save_whole(sequence_id)
-        # Each is its own parent's only child: a shorter state is no part of a longer one.
-        self._store.put(Block(name, name, known.tokens.copy(), data, len(known) / max(prefill_rate, 1.0)))
-        self._count += 1
-        self._known[self._count] = Checkpoint(name, len(known))
-        self._tree.append(self._count, known.tokens)
+        place, seconds = _place(known, known.block_count - 1), len(known) / max(prefill_rate, 1.0)
+        self._store.put(Block(name, place, known.tokens.copy(), data, seconds, is_whole=True))
 
     def longest(self, wanted: HashedTokens) -> Checkpoint | None:
-        """Finds the longest state that a prompt begins with; at least one token is left to compute."""
-        best: Checkpoint | None = None
-        for key in self._tree.beginnings(wanted.tokens[:-1]):
-            found = self._known[key]
-            if not self._store.contains(found.hash):
-                self._tree.remove(key)
-                del self._known[key]
-            elif best is None or found.length > best.length:
-                best = found
-        return best
+        """Finds the longest state that a prompt begins with."""
+        return longest_state(wanted, self._store)
 
     def restore(self, sequence_id: int, checkpoint: Checkpoint) -> None:
         """Makes a sequence from a state. Raises `StateLost`; `KeyError` if the state is no longer stored."""
@@ -74,6 +95,6 @@ class Checkpoints:
         self._memory.restore_whole(sequence_id, block.data)
 
 
-def _name(known: HashedTokens) -> bytes:
-    last = known.block_count - 1
-    return hashlib.sha256(b"whole sequence" + known.hash(last)).digest()
+def _place(known: HashedTokens, index: int) -> bytes:
+    """No block has this name, so a state may end where a block does without being taken for the one before another."""
+    return hashlib.sha256(b"whole sequence" + known.parent(index)).digest()

@@ -134,13 +134,16 @@ class Preparer:
         return self.render(request.chat)
 
     def _checkpoints(self, request: pb.GenerateRequest, tokens: list[int]) -> tuple[int, ...]:
-        """Finds where other prompts will leave this one: behind system text and tools, the last question, the end."""
+        """Finds where other prompts will leave this one: behind system text and tools, the last question, the end.
+
+        The last token is left to compute, for the same prompt once more.
+        """
         if self._model.forks_at_any_token:
             return ()
-        lengths = {len(tokens)}
+        lengths = {len(tokens) - 1}
         for beginning in _beginnings(request.chat):
             try:
-                lengths.add(shared_length(tokens, self.render(beginning)[1]))
+                lengths.add(shared_length(tokens[:-1], self.render(beginning)[1]))
             except InvalidRequest:  # the template refuses so short a conversation
                 continue
         return tuple(sorted(lengths))

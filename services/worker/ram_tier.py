@@ -122,8 +122,13 @@ class RamTier:
                 del self._children[kept.block.parent]
 
     def _absorb_beginnings(self, block: Block) -> int:
-        """Drops siblings that are a beginning of a new block; it inherits their uses."""
+        """Drops siblings that are a beginning of a new block; it inherits their uses.
+
+        The state of a whole sequence has no beginning that could be taken from it.
+        """
         use_count = 0
+        if block.is_whole:
+            return use_count
         for name, tokens in self.children(block.parent):
             if len(tokens) < len(block.tokens) and shared_token_count(tokens, block.tokens) == len(tokens):
                 use_count = max(use_count, self._kept[name].use_count)

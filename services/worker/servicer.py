@@ -150,7 +150,7 @@ class InferenceServicer(InferenceServiceServicer):
         return await self._stored.begin(
             prepared.tokens, request_class=request.context.request_class,
             system_token_count=prepared.system_token_count,
-            prefill_rate=self._prefill_rate,
+            prefill_rate=self._prefill_rate, checkpoints=prepared.checkpoints,
         )  # fmt: skip
 
     def _note_end(self, visit: Visit | None, generation: Generation) -> None:

@@ -23,4 +23,4 @@ async def read_block(get: Callable[[bytes], Awaitable[OpenedBlock | None]], name
             return None
         beginning = np.frombuffer(base.state, dtype=np.uint8)
         data, cut = np.concatenate([beginning, data]), (base.header.token_count, len(beginning))
-    return Block(name, header.parent, tokens, data, header.recompute_seconds, cut)
+    return Block(name, header.parent, tokens, data, header.recompute_seconds, cut, header.is_whole)

@@ -50,6 +50,10 @@ class BlockArchive(block_writer.Archive, Protocol):
         """Finds the longest stored beginning of a chain."""
         ...
 
+    async def find_states(self, places: Sequence[bytes]) -> StoredChain:
+        """Finds states of whole sequences behind places of a prompt."""
+        ...
+
     async def hottest(self, *, max_bytes: int) -> Sequence[HotBlock]:
         """Finds the most valuable blocks that have so many bytes together, each behind its parent."""
         ...
@@ -63,12 +67,24 @@ class BlockArchive(block_writer.Archive, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """A prompt that arrives."""
+
+    wanted: HashedTokens
+    request_class: "pb.RequestClass.ValueType"
+    system_token_count: int
+    """Its first tokens that are tools and system text."""
+    checkpoints: Sequence[int]
+    """Its lengths at which states of whole sequences are kept, rising."""
+
+
 @dataclass(eq=False)
 class Visit:
     """A request, as far as the store has to do with it."""
 
     hashes: tuple[bytes, ...]
-    """Of the prompt's full blocks."""
+    """Of the prompt's full blocks, or of the states of whole sequences that it holds."""
     request_class: "pb.RequestClass.ValueType"
     fetched_count: int
     """Tokens whose state was brought into host memory for it."""
@@ -125,28 +141,36 @@ class StoredTier:
 
     async def begin(
         self, tokens: Sequence[int], *, request_class: "pb.RequestClass.ValueType", system_token_count: int,
-        prefill_rate: float,
+        prefill_rate: float, checkpoints: Sequence[int] = (),
     ) -> Visit:  # fmt: skip
-        """Takes note of a prompt that arrives, the first tokens of which are tools and system text, and fetches."""
+        """Takes note of a prompt that arrives, the first tokens of which are tools and system text, and fetches.
+
+        `checkpoints` are its lengths at which states of whole sequences are kept, rising.
+        """
         wanted = await asyncio.to_thread(HashedTokens, tokens, self._fingerprint)
-        hashes = tuple(wanted.hash(index) for index in range(len(wanted) // BLOCK_TOKENS))
-        returning = next((i for i, name in enumerate(hashes) if not self._history.seen_count(name)), len(hashes))
-        self._history.note_prompt(
-            hashes, request_class=request_class, system_block_count=system_token_count // BLOCK_TOKENS
-        )
-        self._note_shared_end(wanted, system_token_count, request_class)
-        self.writer.reconsider(hashes)
+        arrival = Arrival(wanted, request_class, system_token_count, checkpoints)
+        names, returning_count = self._note_arrival(arrival)
+        self.writer.reconsider(names)
         started = self._clock()
         count = await self.fetch(wanted, prefill_rate=prefill_rate)
         seconds = self._clock() - started if count else 0.0
-        return Visit(hashes, request_class, count, seconds, self._archive.is_remote, returning * BLOCK_TOKENS)
+        return Visit(names, request_class, count, seconds, self._archive.is_remote, returning_count)
 
-    def _note_shared_end(
-        self, wanted: HashedTokens, system_token_count: int, request_class: "pb.RequestClass.ValueType"
-    ) -> None:
-        index, count = divmod(min(system_token_count, len(wanted)), BLOCK_TOKENS)
+    def _note_arrival(self, arrival: Arrival) -> tuple[tuple[bytes, ...], int]:
+        """The names of a prompt's full blocks, and how many of its tokens an earlier prompt had too."""
+        wanted = arrival.wanted
+        hashes = tuple(wanted.hash(index) for index in range(len(wanted) // BLOCK_TOKENS))
+        returning = next((i for i, name in enumerate(hashes) if not self._history.seen_count(name)), len(hashes))
+        block_count = arrival.system_token_count // BLOCK_TOKENS
+        self._history.note_prompt(hashes, request_class=arrival.request_class, system_block_count=block_count)
+        self._note_shared_end(arrival)
+        return hashes, returning * BLOCK_TOKENS
+
+    def _note_shared_end(self, arrival: Arrival) -> None:
+        wanted = arrival.wanted
+        index, count = divmod(min(arrival.system_token_count, len(wanted)), BLOCK_TOKENS)
         if name := self._shared_ends.note(wanted.parent(index), wanted.block(index)[:count]):
-            self._history.note_shared_end(name, request_class=request_class)
+            self._history.note_shared_end(name, request_class=arrival.request_class)
 
     def end(self, visit: Visit, tokens: Sequence[int], *, computed_count: int, goes_on: bool) -> None:
         """Takes note of what became of a request: the tokens of its sequence, and how many of them were computed.
@@ -157,33 +181,41 @@ class StoredTier:
         if not visit.is_open:
             return
         visit.is_open = False
-        parent = visit.hashes[-1] if visit.hashes else self._fingerprint
-        behind = as_tokens(tokens[len(visit.hashes) * BLOCK_TOKENS :])
-        full = (*visit.hashes, *block_hashes(behind, parent))
-        tail = behind[len(behind) // BLOCK_TOKENS * BLOCK_TOKENS :]
-        last = block_hash(full[-1] if full else self._fingerprint, tail)
+        full, last = self._names_of(visit, tokens)
         self._history.note_answer((*full, last), request_class=visit.request_class, goes_on=goes_on)
         self.writer.note_computed(computed_count)
         if goes_on:
             self.writer.reconsider(full)  # what was held back while nobody knew that it goes on
-            self.prefetcher.expect(full)
+            self._expect(full)
+
+    def _names_of(self, visit: Visit, tokens: Sequence[int]) -> tuple[tuple[bytes, ...], bytes]:
+        """The names of the full blocks of a sequence, and of its last, partial one."""
+        parent = visit.hashes[-1] if visit.hashes else self._fingerprint
+        behind = as_tokens(tokens[len(visit.hashes) * BLOCK_TOKENS :])
+        full = (*visit.hashes, *block_hashes(behind, parent))
+        tail = behind[len(behind) // BLOCK_TOKENS * BLOCK_TOKENS :]
+        return full, block_hash(full[-1] if full else self._fingerprint, tail)
+
+    def _expect(self, names: Sequence[bytes]) -> None:
+        """Has brought into host memory what the next prompt will begin with."""
+        self.prefetcher.expect(names)
 
     async def fetch(self, wanted: HashedTokens, *, prefill_rate: float) -> int:
         """Brings into host memory what is stored of a prompt and not there; returns how many tokens that was."""
         if not self._fetch_rate.beats(prefill_rate):
             self._fetch_rate.recover()
             return 0
+        self._fetching_count += 1
+        try:
+            return await self._fetch(wanted)
+        finally:
+            self._fetching_count -= 1
+
+    async def _fetch(self, wanted: HashedTokens) -> int:
         hashes = [wanted.hash(index) for index in range((len(wanted) - 1) // BLOCK_TOKENS)]
         known = next((index for index, name in enumerate(hashes) if not self._ram.contains(name)), len(hashes))
         if known == len(hashes) and self._ram.contains(wanted.hash(known)):
             return 0
-        self._fetching_count += 1
-        try:
-            return await self._fetch(wanted, hashes, known)
-        finally:
-            self._fetching_count -= 1
-
-    async def _fetch(self, wanted: HashedTokens, hashes: Sequence[bytes], known: int) -> int:
         chain = await self._archive.lookup(hashes)
         self.writer.note_lookup(chain.hashes, hashes[len(chain.hashes) :])
         following = [*chain.next[:_MOST_BRANCHES], *await self._behind_shared_end(wanted, chain)]

@@ -135,8 +135,11 @@ class KvSystem:
         await self.processes[name].terminate()
         return await self.start_worker(name, **options)
 
-    async def ask(self, worker: str, messages: Sequence[pb.Message], *, seconds: float = 60) -> Answer:
-        request = pb.GenerateRequest(request_id="r", model="m", chat=pb.ChatPrompt(messages=messages))
+    async def ask(
+        self, worker: str, messages: Sequence[pb.Message], *, seconds: float = 60, max_tokens: int | None = None
+    ) -> Answer:
+        chat = pb.ChatPrompt(messages=messages)
+        request = pb.GenerateRequest(request_id="r", model="m", chat=chat, max_tokens=max_tokens)
         request.sampling.temperature = 0
         text = ""
         async with open_channel(self.address(worker)) as channel:

@@ -65,6 +65,19 @@ def test_states_are_kept_where_other_prompts_will_leave_this_one(recurrent_model
     assert asked.generation.tokens == alone.generation.tokens
 
 
+def test_the_same_prompt_again_goes_on_before_its_last_token(recurrent_model: Path) -> None:
+    with loaded_engine(recurrent_model, context=1024, kv_cells=1024, slots=2) as running:
+        model = running.loaded.model
+        preparer = Preparer(model, model.chat_template or "", WorkerSettings(name="m"), context_length=1024)
+        prompt = _chat(preparer, pb.Message(role=pb.ROLE_SYSTEM), "Which files are there? " * 20)
+        first = running.ask(prompt.tokens, max_tokens=4, checkpoints=prompt.checkpoints)
+        first.wait()
+        again = running.ask(prompt.tokens, max_tokens=4)
+        usage = again.wait().usage
+    assert usage.cached_token_count == len(prompt.tokens) - 1
+    assert again.generation.tokens == first.generation.tokens
+
+
 def _chat(preparer: Preparer, system: pb.Message, question: str) -> Prepared:
     user = pb.Message(role=pb.ROLE_USER, content=[pb.ContentPart(text=question)])
     return preparer.prepare(pb.GenerateRequest(chat=pb.ChatPrompt(messages=[system, user])))
