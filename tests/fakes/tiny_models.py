@@ -37,10 +37,7 @@ def write_windowed_model(path: Path, *, window: int, layers: int = 6) -> Path:
         tensors = {
             **{f"{name}_norm": np.ones(_WIDTH, np.float32) for name in ("attn", "post_attention", "ffn", "post_ffw")},
             **{f"attn_{name}_norm": np.ones(_HEAD_SIZE, np.float32) for name in "qk"},
-            "attn_q": random(_HEADS * _HEAD_SIZE, _WIDTH),
-            "attn_k": random(_HEAD_SIZE, _WIDTH),
-            "attn_v": random(_HEAD_SIZE, _WIDTH),
-            "attn_output": random(_WIDTH, _HEADS * _HEAD_SIZE),
+            **_attention(random),
             **_feed_forward(random),
         }
         _add_layer(writer, layer, tensors)
@@ -52,17 +49,56 @@ def write_recurrent_model(path: Path, *, layers: int = 2) -> Path:
     writer, random = _begin(path, "mamba", layers)
     writer.add_feed_forward_length(0)
     writer.add_head_count(0)
+    _add_state_sizes(writer)
+    for layer in range(layers):
+        _add_layer(writer, layer, {"attn_norm": np.ones(_WIDTH, np.float32), **_state_space(random)})
+        _add_state_biases(writer, random, layer)
+    return _finish(writer, path)
+
+
+def write_hybrid_model(path: Path, *, layers: int = 4) -> Path:
+    """Writes a Jamba in small: every other layer has a state of fixed size, the others a KV cache."""
+    writer, random = _begin(path, "jamba", layers)
+    writer.add_feed_forward_length(_FEED_FORWARD)
+    writer.add_head_count(_HEADS)
+    writer.add_head_count_kv([layer % 2 for layer in range(layers)])
+    _add_state_sizes(writer)
+    for layer in range(layers):
+        is_attending = bool(layer % 2)
+        norms = {f"{name}_norm": np.ones(_WIDTH, np.float32) for name in ("attn", "ffn")}
+        mixing = _attention(random) if is_attending else {**_state_space(random), **_state_norms()}
+        _add_layer(writer, layer, {**norms, **mixing, **_feed_forward(random)})
+        if not is_attending:
+            _add_state_biases(writer, random, layer)
+    return _finish(writer, path)
+
+
+def _add_state_sizes(writer: gguf.GGUFWriter) -> None:
     writer.add_ssm_conv_kernel(_CONV)
     writer.add_ssm_inner_size(_INNER)
     writer.add_ssm_state_size(_STATE)
     writer.add_ssm_time_step_rank(_RANK)
-    for layer in range(layers):
-        _add_layer(writer, layer, {"attn_norm": np.ones(_WIDTH, np.float32), **_state_space(random)})
-        writer.add_tensor(f"blk.{layer}.ssm_conv1d.bias", random(_INNER))
-        writer.add_tensor(f"blk.{layer}.ssm_dt.bias", random(_INNER))
-        writer.add_tensor(f"blk.{layer}.ssm_a", -np.exp(random(_INNER, _STATE)))
-        writer.add_tensor(f"blk.{layer}.ssm_d", random(_INNER))
-    return _finish(writer, path)
+
+
+def _add_state_biases(writer: gguf.GGUFWriter, random: Random, layer: int) -> None:
+    writer.add_tensor(f"blk.{layer}.ssm_conv1d.bias", random(_INNER))
+    writer.add_tensor(f"blk.{layer}.ssm_dt.bias", random(_INNER))
+    writer.add_tensor(f"blk.{layer}.ssm_a", -np.exp(random(_INNER, _STATE)))
+    writer.add_tensor(f"blk.{layer}.ssm_d", random(_INNER))
+
+
+def _state_norms() -> dict[str, NDArray[np.float32]]:
+    sizes = {"ssm_dt_norm": _RANK, "ssm_b_norm": _STATE, "ssm_c_norm": _STATE}
+    return {name: np.ones(size, np.float32) for name, size in sizes.items()}
+
+
+def _attention(random: Random) -> dict[str, NDArray[np.float32]]:
+    return {
+        "attn_q": random(_HEADS * _HEAD_SIZE, _WIDTH),
+        "attn_k": random(_HEAD_SIZE, _WIDTH),
+        "attn_v": random(_HEAD_SIZE, _WIDTH),
+        "attn_output": random(_WIDTH, _HEADS * _HEAD_SIZE),
+    }
 
 
 def _state_space(random: Random) -> dict[str, NDArray[np.float32]]:

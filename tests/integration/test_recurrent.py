@@ -1,4 +1,4 @@
-"""Recurrent models, whose state can't be cut, go on from states saved at the ends of prompts and answers."""
+"""Recurrent and hybrid models, whose state can't be cut, go on from states saved at the ends of prompts and answers."""
 
 from pathlib import Path
 
@@ -9,16 +9,17 @@ from services.worker.prompts import Prepared, Preparer
 from services.worker.scheduler import shared_length
 from services.worker.settings import WorkerSettings
 from tests.fakes.engine import loaded_engine
-from tests.fakes.tiny_models import write_recurrent_model
+from tests.fakes.tiny_models import write_hybrid_model, write_recurrent_model
 
 pytestmark = pytest.mark.integration
 
 PROMPT = [3 + (7 * i + i // 11) % 250 for i in range(300)]
 
 
-@pytest.fixture
-def recurrent_model(tmp_path: Path) -> Path:
-    return write_recurrent_model(tmp_path / "recurrent.gguf")
+@pytest.fixture(params=[write_recurrent_model, write_hybrid_model], ids=["recurrent", "hybrid"])
+def recurrent_model(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param(tmp_path / "model.gguf")
+    return path
 
 
 def test_the_next_turn_goes_on_from_the_end_of_the_answer(recurrent_model: Path) -> None:

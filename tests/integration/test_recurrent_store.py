@@ -1,4 +1,4 @@
-"""States of whole sequences in the store: a recurrent model goes on where it was, in another process."""
+"""States of whole sequences in the store: recurrent and hybrid models go on where they were, in another process."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,15 +7,15 @@ import pytest
 
 from localcode.inference.v1 import inference_pb2 as pb
 from tests.fakes.kv_system import Answer, KvSystem, kv_system, question, said
-from tests.fakes.tiny_models import write_recurrent_model
+from tests.fakes.tiny_models import write_hybrid_model, write_recurrent_model
 
 pytestmark = pytest.mark.integration
 MOST_TOKENS = 12
 
 
-@pytest.fixture
-async def system(tmp_path: Path) -> AsyncIterator[KvSystem]:
-    model = write_recurrent_model(tmp_path / "recurrent.gguf")
+@pytest.fixture(params=[write_recurrent_model, write_hybrid_model], ids=["recurrent", "hybrid"])
+async def system(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[KvSystem]:
+    model = request.param(tmp_path / "model.gguf")
     async with kv_system(tmp_path, model, with_valkey=True) as system:
         yield system
 
