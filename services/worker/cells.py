@@ -21,12 +21,20 @@ class _Cells:
 
     def append(self, cells: NDArray[np.int32]) -> None:
         end = self.count + len(cells)
+        self._grow(end)
+        self._room[self.count : end] = cells
+        self.count = end
+
+    def append_one(self, cell: np.int32) -> None:
+        self._grow(self.count + 1)
+        self._room[self.count] = cell
+        self.count += 1
+
+    def _grow(self, end: int) -> None:
         if end > len(self._room):
             room = np.empty(end + max(_SPARE_CELLS, end // 8), np.int32)
             room[: self.count] = self.all
             self._room = room
-        self._room[self.count : end] = cells
-        self.count = end
 
 
 class CellLedger:
@@ -65,10 +73,15 @@ class CellLedger:
         """Takes free cells for the next tokens of a sequence."""
         if count > self._free_count:
             raise ValueError(f"{count} cells wanted, {self._free_count} free")
-        taken = self._free[self._free_count - count : self._free_count]
-        self._free_count -= count
-        self._references[taken] = 1
         own = self._cells.get(sequence_id)
+        self._free_count -= count
+        if count == 1 and own is not None:  # every stream in every step
+            cell = self._free[self._free_count]
+            self._references[cell] = 1
+            own.append_one(cell)
+            return
+        taken = self._free[self._free_count : self._free_count + count]
+        self._references[taken] = 1
         if own is None:
             self._cells[sequence_id] = _Cells(taken.copy())
         else:

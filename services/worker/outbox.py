@@ -1,15 +1,19 @@
 """What steps say to those who asked: posted at once, or a moment later with what the next steps say.
 
-Each message costs worker, router and edge 1.5 ms together, on cores that llama.cpp may want too.
+Each message costs worker, router and edge 1.5 ms together, on cores that llama.cpp may want too; less beside others.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.answer import absorb
 from services.worker.generation import Event, Generation
+
+_SHARE_WITH_OTHERS: Final = 0.5
+"""Of its interval, after which what a stream says goes out with what another one must."""
 
 Post = Callable[[list[tuple[Generation, Event]]], None]
 
@@ -65,9 +69,10 @@ class Outbox:
     def flush(self, *, may_wait: bool = False, stream_count: int = 1) -> None:
         """Posts what was collected, but for what may wait if the next step is as short as this one."""
         interval = self._interval.among(stream_count)
-        due = [generation for generation in self._events if not (may_wait and self._may_wait(generation, interval))]
-        if not due:
+        if not self._events or (may_wait and all(self._may_wait(one, interval) for one in self._events)):
             return
+        # Together they wake the processes on their way once, so from here on they fall due together.
+        due = [one for one in self._events if not (may_wait and self._may_wait(one, interval * _SHARE_WITH_OTHERS))]
         now = time.monotonic()
         posted: list[tuple[Generation, Event]] = []
         for generation in due:

@@ -12,6 +12,8 @@ MIN_PREFILL_TOKENS: Final = 4
 """What a prompt gets in a step even where the budget is spent, so that it comes to an end."""
 LONE_PREFILL_TOKENS: Final = ATTENTION_TILE
 """The same where nobody decodes: with fewer, a deep prompt costs several times more a token."""
+_END_STRETCH: Final = 1.25
+"""How much longer a step may take that ends a prompt where nobody decodes: another one would read all weights again."""
 BATCH_PATIENCE_SECONDS: Final = 600.0
 """So long batch work stands behind all interactive work; then it counts as equal. A CPU may read a main request's first
 prompt for several minutes, and where agents work there are pauses. A summary that a session waits for waits with it."""
@@ -162,15 +164,20 @@ class _Step(Generic[WorkT]):
 
     def _add_prompts(self, prompts: list[WorkT], seconds: float, *, at_least: int) -> None:
         for work in in_order(prompts, now=self._now, prefill_rate=self._cost.prefill_tokens_per_second):
-            most = min(work.pending_count, self._limits.tokens - self._shape.token_count)
-            count = self._cost.tokens_within(
-                seconds, beside=self._shape, start=work.computed_count, at_least=at_least, at_most=most
-            )
+            count = self._fitting(work, seconds, at_least=at_least)
+            if count < work.pending_count == self._fitting(work, seconds * _END_STRETCH, at_least=at_least):
+                count = work.pending_count if at_least >= LONE_PREFILL_TOKENS else count
             if count <= 0:
                 return
             beside = self._shape.token_count
             self._add(Chunk(work, in_whole_tiles(count, beside=beside, pending=work.pending_count)))
             at_least = 0
+
+    def _fitting(self, work: WorkT, seconds: float, *, at_least: int) -> int:
+        most = min(work.pending_count, self._limits.tokens - self._shape.token_count)
+        return self._cost.tokens_within(
+            seconds, beside=self._shape, start=work.computed_count, at_least=at_least, at_most=most
+        )
 
     def _add(self, chunk: Chunk[WorkT]) -> None:
         self.plan.append(chunk)

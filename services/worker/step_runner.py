@@ -2,14 +2,18 @@
 
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from services.worker.compute_lock import ComputeLock
-from services.worker.cost import StepCost, total
+from services.worker.cost import StepCost, StepShape, total
 from services.worker.generation import Generation
 from services.worker.kv_pool import KvPool
 from services.worker.llama import LlamaContext, NoFreeCell, Row
 from services.worker.scheduler import Chunk
 from services.worker.watchdog import StepWatch
+
+_ALIKE_PER_LESSON: Final = 4
+"""Of steps that are alike, as those of a stream are, one in so many is learned from: a step on a GPU is short."""
 
 
 class StepRunner:
@@ -18,6 +22,8 @@ class StepRunner:
     def __init__(self, context: LlamaContext, pool: KvPool, lock: ComputeLock, cost: StepCost) -> None:
         self._context, self._pool, self._lock, self._cost = context, pool, lock, cost
         self._watch = StepWatch()
+        self._latest_size = (0, 0)
+        self._alike_count = 0
 
     @property
     def is_hung(self) -> bool:
@@ -35,10 +41,17 @@ class StepRunner:
             with self._watch.step(self._cost.hang_seconds(shape)):
                 outputs = self._decode(rows)
                 self._context.synchronise()
-            self._cost.observe(shape, time.monotonic() - started)
+            if self._is_news(shape):
+                self._cost.observe(shape, time.monotonic() - started)
         for row in rows:
             self._pool.extend(row.sequence_id, len(row.tokens))
         return outputs
+
+    def _is_news(self, shape: StepShape) -> bool:
+        size = shape.token_count, shape.output_count
+        self._alike_count = (self._alike_count + 1) % _ALIKE_PER_LESSON if size == self._latest_size else 0
+        self._latest_size = size
+        return self._alike_count == 0
 
     def _decode(self, rows: Sequence[Row]) -> list[range]:
         try:

@@ -145,6 +145,18 @@ class TestWithinTheInterval:
         patient.flush(may_wait=True)
         assert posted.deltas[1:] == [("other", [1])]
 
+    def test_what_has_waited_for_half_of_it_goes_out_with_what_another_stream_says(
+        self, patient: Outbox, posted: Posted, stream: Any
+    ) -> None:
+        stream.posted_at -= 31.0
+        patient.add_deltas(stream, [delta("2", 2)])
+        patient.flush(may_wait=True)
+        assert posted.deltas[1:] == []
+        patient.add_deltas(cast("Any", Stream()), [delta("other", 1)])
+        patient.flush(may_wait=True)
+        assert len(posted.batches) == 2
+        assert posted.deltas[1:] == [("2", [2]), ("other", [1])]
+
     def test_progress_does_not_make_a_first_token_wait(self, posted: Posted, stream: Any) -> None:
         outbox = Outbox(posted.batches.append, StreamInterval(60.0))
         outbox.add(stream, pb.GenerateResponse(progress=pb.Progress(phase=pb.PHASE_PREFILL)))

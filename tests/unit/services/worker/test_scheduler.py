@@ -110,6 +110,14 @@ def test_a_prompt_is_cut_to_the_batch() -> None:
     assert plan(FakeWork("long", 7000), tokens=512) == [("long", 512)]
 
 
+def test_a_step_that_ends_a_prompt_may_take_a_quarter_longer_where_nobody_decodes() -> None:
+    at_once = plan(FakeWork("a", 448), seconds=2.0)  # takes 2.4 s
+    assert at_once == [("a", 448)]
+    assert plan(FakeWork("a", 512), seconds=2.0)[0][1] < 448
+    beside_a_stream = plan(FakeWork("s", 1, is_decoding=True), FakeWork("a", 448), seconds=2.0)
+    assert beside_a_stream[1][1] < 448
+
+
 def test_a_short_prompt_goes_before_a_long_one_and_both_share_the_step() -> None:
     assert plan(FakeWork("long", 7000), FakeWork("short", 12)) == [("short", 12), ("long", 500)]
 
