@@ -7,7 +7,6 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import BinaryIO, Final
 
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
@@ -96,7 +95,7 @@ def resealed(block_hash: bytes, blob: Buffer, *, opening: Keyring, sealing: Keyr
     Raises `BlobRejected`, also for a block whose name is not the hash of what it holds.
     """
     header, state = decode_block(blob, block_hash, keyring=opening)
-    if sha256(header.parent + header.tokens).digest() != block_hash:
+    if header.own_hash != block_hash:
         raise BlobRejected("a name that is not its own")
     preamble = read_preamble(blob)
     if preamble.key_id == sealing.sealing_key_id:

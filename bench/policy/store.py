@@ -53,7 +53,7 @@ class SimulatedStore:
         following = tuple(NextBlock(block.facts.hash, block.facts.token_count) for block in found.next)
         return StoredChain(tuple(block.facts.hash for block in found.prefix), following)
 
-    async def find_states(self, places: Sequence[bytes]) -> StoredChain:
+    async def find_states(self, places: Sequence[bytes], hashes: Sequence[bytes]) -> StoredChain:
         """None: the contestants' model is cut into blocks."""
         return StoredChain()
 

@@ -104,10 +104,13 @@ class BlockIndex(Protocol):
         The use of the beginning is counted where `counts` is set, as are the hashes not found; all found are leased.
         """
 
-    async def behind(self, parents: Sequence[bytes], *, lease: Lease | None) -> list[StoredBlock]:
-        """Finds what follows any of some parents: the last parent first, of one parent the last used first.
+    async def find(
+        self, hashes: Sequence[bytes], *, parents: Sequence[bytes], lease: Lease | None
+    ) -> list[StoredBlock]:
+        """Finds blocks by name, then what follows any of some parents.
 
-        At most `MAX_NEXT`; all found are leased. Finding none is counted as one miss.
+        At most `MAX_NEXT` of these: the last parent first, of one parent the last used first. All found are leased.
+        Finding none is counted as one miss.
         """
 
     async def use(self, hashes: Sequence[bytes]) -> None:
@@ -209,11 +212,17 @@ class MemoryBlockIndex:
         self._guard((*prefix, *following), lease)
         return BlockLookup(tuple(map(self._stored, prefix)), tuple(map(self._stored, following)))
 
-    async def behind(self, parents: Sequence[bytes], *, lease: Lease | None) -> list[StoredBlock]:
-        """Finds what follows any of some parents."""
-        found: list[bytes] = []
+    async def find(
+        self, hashes: Sequence[bytes], *, parents: Sequence[bytes], lease: Lease | None
+    ) -> list[StoredBlock]:
+        """Finds blocks by name, then what follows any of some parents."""
+        named = dict.fromkeys(name for name in hashes if name in self._entries)
+        behind: list[bytes] = []
         for parent in reversed(parents):
-            found += self._following(parent)[: MAX_NEXT - len(found)]
+            if len(behind) >= MAX_NEXT:
+                break
+            behind += [name for name in self._following(parent) if name not in named]
+        found = [*named, *behind[:MAX_NEXT]]
         self._guard(found, lease)
         self._count(miss_count=int(not found))
         return [self._stored(name) for name in found]
@@ -321,12 +330,11 @@ class MemoryBlockIndex:
         return bool(leases)
 
     def _following(self, parent: bytes) -> list[bytes]:
-        start = bisect_right(self._children, parent)
+        place = bisect_right(self._children, parent)
         found = []
-        for member in self._children[start:]:
-            if not member.startswith(parent):
-                break
-            found.append(member[len(parent) :])
+        while place < len(self._children) and self._children[place].startswith(parent):
+            found.append(self._children[place][len(parent) :])
+            place += 1
         return self._last_used_first(found)[:MAX_NEXT]
 
     def _last_used_first(self, names: Sequence[bytes]) -> list[bytes]:

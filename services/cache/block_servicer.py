@@ -62,9 +62,10 @@ class BlockStoreServicer(BlockStoreServiceServicer):
 
     async def FindStates(self, request: pb.FindStatesRequest, context: Any) -> pb.FindStatesResponse:
         """Finds states of whole sequences that may begin a prompt."""
+        _check_hashes(request.places, "places")
         _check_hashes(request.hashes, "hashes")
         lease = _lease(request.lease_seconds)
-        found = await self._store.index.behind(request.hashes, lease=lease)
+        found = await self._store.index.find(request.hashes, parents=request.places, lease=lease)
         return pb.FindStatesResponse(states=map(to_message, found), lease_id=lease.id if lease and found else "")
 
     async def ReleaseBlocks(self, request: pb.ReleaseBlocksRequest, context: Any) -> pb.ReleaseBlocksResponse:

@@ -51,10 +51,13 @@ class RedisBlockIndex:
         prefix, following = await self._run("lookup", *guard, int(counts), MAX_NEXT, root, *hashes)
         return BlockLookup(tuple(map(_stored, prefix)), tuple(map(_stored, following)))
 
-    async def behind(self, parents: Sequence[bytes], *, lease: Lease | None) -> list[StoredBlock]:
-        """Finds what follows any of some parents."""
+    async def find(
+        self, hashes: Sequence[bytes], *, parents: Sequence[bytes], lease: Lease | None
+    ) -> list[StoredBlock]:
+        """Finds blocks by name, then what follows any of some parents."""
         guard = (lease.id, f"{lease.ends_at:.6f}") if lease else ("", "0")
-        return [_stored(values) for values in await self._run("behind", *guard, MAX_NEXT, *parents)]
+        found = await self._run("find", *guard, MAX_NEXT, len(hashes), *hashes, *parents)
+        return [_stored(values) for values in found]
 
     async def use(self, hashes: Sequence[bytes]) -> None:
         """Counts a use of blocks."""

@@ -109,12 +109,23 @@ for side, hashes in ipairs({prefix, following(last, limit)}) do
 end
 return answer
 """
-_BEHIND: Final = """
-local lease_id, ends_at, limit, found = ARGV[2], ARGV[3], tonumber(ARGV[4]), {}
-for place = #ARGV, 5, -1 do
-  for _, hash in ipairs(following(ARGV[place], limit - #found)) do
-    guard(hash, lease_id, ends_at)
-    found[#found + 1] = stored(hash)
+_FIND: Final = """
+local lease_id, ends_at, left, last_named = ARGV[2], ARGV[3], tonumber(ARGV[4]), 5 + tonumber(ARGV[5])
+local found, is_found = {}, {}
+local function note(hash)
+  guard(hash, lease_id, ends_at)
+  found[#found + 1], is_found[hash] = stored(hash), true
+end
+for place = 6, last_named do
+  if not is_found[ARGV[place]] and redis.call('HEXISTS', blocks, ARGV[place]) == 1 then note(ARGV[place]) end
+end
+for place = #ARGV, last_named + 1, -1 do
+  if left <= 0 then break end
+  for _, hash in ipairs(following(ARGV[place], left)) do
+    if not is_found[hash] then
+      note(hash)
+      left = left - 1
+    end
   end
 end
 if #found == 0 then redis.call('HINCRBY', counts, 'miss_count', 1) end
@@ -213,7 +224,7 @@ SCRIPTS: Final = {
     "add": _COMMON + _ADD,
     "get": _COMMON + _GET,
     "lookup": _COMMON + _LOOKUP,
-    "behind": _COMMON + _BEHIND,
+    "find": _COMMON + _FIND,
     "use": _COMMON + _USE,
     "release": _COMMON + _RELEASE,
     "pin": _COMMON + _PIN,

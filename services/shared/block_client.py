@@ -28,6 +28,7 @@ LEASE_SECONDS: Final = 30
 _CALL_SECONDS: Final = 0.5
 _TRANSFER_SECONDS: Final = 10.0
 _DESCRIPTION_SECONDS: Final = 60.0
+_SLOWEST_BYTES_PER_SECOND: Final = 5e6  # of a way to the service that is worth using
 _STALL_SECONDS: Final = 2.0
 _PIECE_BYTES: Final = 1024 * 1024
 _TRANSFERS_AT_ONCE: Final = 2
@@ -44,6 +45,7 @@ class NextBlock:
 
     hash: bytes
     token_count: int
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,18 +119,18 @@ class BlockClient:
         size_bytes = sum(block.size_bytes for block in answer.blocks)
         return StoredChain(tuple(block.hash for block in answer.blocks), following, answer.lease_id, size_bytes)
 
-    async def find_states(self, places: Sequence[bytes]) -> StoredChain:
-        """Finds states of whole sequences behind places of a prompt, of this and of other prompts: in `next`."""
+    async def find_states(self, places: Sequence[bytes], hashes: Sequence[bytes]) -> StoredChain:
+        """Finds states of whole sequences by name, and behind places of a prompt those of others too: in `next`."""
         if not await self.knows_key() or self._trouble.is_paused:
             return StoredChain()
-        request = pb.FindStatesRequest(hashes=places, lease_seconds=LEASE_SECONDS)
+        request = pb.FindStatesRequest(places=places, hashes=hashes, lease_seconds=LEASE_SECONDS)
         try:
             answer = await self._stub.FindStates(request, timeout=_CALL_SECONDS)
         except AioRpcError as error:
             self._trouble.failed(Use.ASKING, error)
             return StoredChain()
         self._trouble.worked(Use.ASKING)
-        states = tuple(NextBlock(state.hash, state.token_count) for state in answer.states)
+        states = tuple(NextBlock(state.hash, state.token_count, state.size_bytes) for state in answer.states)
         return StoredChain(next=states, lease_id=answer.lease_id)
 
     async def release(self, chain: StoredChain, *, used: Iterable[bytes] = ()) -> None:
@@ -247,7 +249,7 @@ class BlockClient:
             return await asyncio.to_thread(read, directory, block_hash)
         request, blob = pb.GetBlockRequest(hash=block_hash, header_only=header_only), bytearray()
         try:
-            pieces = self._stub.GetBlock(request, timeout=_TRANSFER_SECONDS)
+            pieces = self._stub.GetBlock(request)  # as long as pieces come: a state may be large
             while isinstance(piece := await asyncio.wait_for(pieces.read(), _STALL_SECONDS), pb.GetBlockResponse):
                 blob += piece.data
         except AioRpcError as error:
@@ -259,7 +261,8 @@ class BlockClient:
     async def _write(self, block_hash: bytes, blob: Buffer) -> None:
         directory = await self._shared_directory()
         if directory is None:
-            await self._stub.PutBlock(_pieces(block_hash, blob), timeout=_TRANSFER_SECONDS)
+            seconds = _TRANSFER_SECONDS + len(blob) / _SLOWEST_BYTES_PER_SECOND
+            await self._stub.PutBlock(_pieces(block_hash, blob), timeout=seconds)
             return
         if await asyncio.to_thread(blob_bytes, directory, block_hash) != len(blob):
             await asyncio.to_thread(write_blob, directory, block_hash, blob)

@@ -9,6 +9,7 @@ import os
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from hashlib import sha256
 from typing import Final
 
 import structlog
@@ -19,6 +20,8 @@ from services.shared.keyring import KEY_ID_BYTES, Keyring
 
 HASH_BYTES: Final = 32
 TOKEN_BYTES: Final = 4
+BLOCK_TOKENS: Final = 256
+"""Tokens of a full block."""
 VERSION: Final = 1
 _MAGIC: Final = b"LCKV"
 _NONCE_BYTES: Final = 12
@@ -73,6 +76,12 @@ class BlockHeader:
     def token_count(self) -> int:
         """Tokens whose state the block holds."""
         return len(self.tokens) // TOKEN_BYTES
+
+    @property
+    def own_hash(self) -> bytes:
+        """The hash over parent and tokens that names the block; of a whole sequence over those behind its place."""
+        before = (self.token_count - 1) // BLOCK_TOKENS * BLOCK_TOKENS if self.is_whole else 0
+        return sha256(self.parent + self.tokens[before * TOKEN_BYTES :]).digest()
 
 
 @dataclass(frozen=True)

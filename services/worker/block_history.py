@@ -46,6 +46,10 @@ class BlockHistory:
         before = self._origins.get(parent)
         return replace(before, part=Part.GENERATED, seen_count=0, has_returned=False) if before else _UNKNOWN
 
+    def knows(self, block_hash: bytes) -> bool:
+        """Whether a request has named a block."""
+        return block_hash in self._origins
+
     def seen_count(self, block_hash: bytes) -> int:
         """How many prompts have held a block."""
         return self._origins.get(block_hash, _UNKNOWN).seen_count

@@ -36,7 +36,7 @@ _MOST_BUSY_SECONDS: Final = 2.0  # between two blocks, however long one takes
 _BUSY_LOOK_SECONDS: Final = 0.2
 _CROWDED_SHARE: Final = 0.5  # of what may wait: from here on, writing is no longer put off
 _CLOSE_SECONDS: Final = 5.0
-_ANSWER_SECONDS: Final = 60.0  # how long the state of a whole prompt waits for that of its answer
+_ANSWER_SECONDS: Final = 600.0  # how long the state of a whole prompt waits for the end of its answer
 _SHORTEST_TAIL: Final = 32  # tokens; fewer are computed sooner than they are written
 _MOST_REMEMBERED: Final = 65_536
 _log = structlog.get_logger(__name__)
@@ -71,13 +71,15 @@ class BlockWriter:
         self._is_computing, self._clock = is_computing, clock
         self.wear = wear
         self._queue = WriteQueue(most_waiting_bytes, self._urgency)
-        self._tails = RestingBlocks(most_waiting_bytes)
+        self._tails = RestingBlocks(most_waiting_bytes // 2)
         self._held: dict[bytes, None] = {}
         """Blocks that were not written: not worth it so far, or the store failed."""
         self._stored = StoredNames()
         self._reported_count = 0
         self._is_dropping = False
         self._wake = asyncio.Event()
+        self.is_awaited: Callable[[bytes], bool] = lambda _name: False
+        """Whether a state is that of a prompt which is being answered."""
         self._tasks = [asyncio.create_task(self._write_full()), asyncio.create_task(self._look_through_tails())]
 
     async def close(self) -> None:
@@ -111,7 +113,7 @@ class BlockWriter:
             self._enqueue(shared)
         if len(block.tokens) < BLOCK_TOKENS:
             if len(block.tokens) >= _SHORTEST_TAIL:
-                self._tails.add(block, now=self._clock())
+                self._note_dropped(self._tails.add(block, now=self._clock()))
             return
         self._tails.drop_behind(block.parent)
         if block.hash not in self._stored:
@@ -128,8 +130,8 @@ class BlockWriter:
                 self._enqueue(state)
             return
         if part is Part.HISTORY:
-            self._tails.drop_beginnings(state)
-        self._tails.add(state, now=self._clock())
+            self._tails.drop_beginnings(state, is_kept=self.is_awaited)
+        self._note_dropped(self._tails.add(state, now=self._clock()))
 
     def reconsider(self, hashes: Iterable[bytes]) -> None:
         """Takes blocks that were held back and have come again, as far as host memory still has them."""
@@ -145,6 +147,10 @@ class BlockWriter:
             self._stored.add(name)
             self._held.pop(name, None)
 
+    def has_stored(self, name: bytes) -> bool:
+        """Whether the store is taken to hold a block."""
+        return name in self._stored
+
     def note_computed(self, token_count: int) -> None:
         """Counts tokens that were computed: with a bound on wear, more may be written."""
         self.wear.note_computed(token_count)
@@ -152,14 +158,16 @@ class BlockWriter:
 
     def _enqueue(self, block: Block) -> None:
         self._held.pop(block.hash, None)
-        dropped = self._queue.add(block)
+        self._note_dropped(self._queue.add(block))
+        self._wake.set()
+
+    def _note_dropped(self, dropped: list[Block]) -> None:
         if dropped and not self._is_dropping:
             busy = "more is computed than may be written, or can be"
             _log.warning("kv_blocks_not_stored", reason="the store is away" if self._archive.is_away else busy)
         self._is_dropping = bool(dropped)
         for victim in dropped:
             _remember(self._held, victim.hash)
-        self._wake.set()
 
     async def _write_full(self) -> None:
         while True:
@@ -221,10 +229,12 @@ class BlockWriter:
 
     def _is_too_soon(self, block: Block, rested_seconds: float, quiet_seconds: float) -> bool:
         """Whether a longer block may soon make one superfluous."""
-        is_answered = block.is_whole and rested_seconds < _ANSWER_SECONDS and self._is_computing()
-        return rested_seconds < quiet_seconds or is_answered
+        is_awaited = self.is_awaited(block.hash) and rested_seconds < _ANSWER_SECONDS
+        return rested_seconds < quiet_seconds or is_awaited
 
     async def _write_tail(self, block: Block) -> None:
+        if block.is_whole and not self._history.knows(block.hash):
+            return  # of a request that gave up its slot, or was cancelled
         own_count = len(block.tokens) - (block.cut[0] if block.cut else 0)
         if own_count >= _SHORTEST_TAIL and self._is_worth_it(block) and self.wear.allows(block.data.nbytes):
             await self._write(block)

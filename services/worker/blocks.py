@@ -8,7 +8,9 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_TOKENS: Final = 256
+from services.shared import sealing
+
+BLOCK_TOKENS: Final = sealing.BLOCK_TOKENS
 Tokens = NDArray[np.int32]
 
 

@@ -136,17 +136,17 @@ class Preparer:
     def _checkpoints(self, request: pb.GenerateRequest, tokens: list[int]) -> tuple[int, ...]:
         """Finds where other prompts will leave this one: behind system text and tools, the last question, the end.
 
-        The last token is left to compute, for the same prompt once more.
+        Each a token early, which is left to compute for a prompt that ends there.
         """
         if self._model.forks_at_any_token:
             return ()
-        lengths = {len(tokens) - 1}
+        ends = {len(tokens)}
         for beginning in _beginnings(request.chat):
             try:
-                lengths.add(shared_length(tokens[:-1], self.render(beginning)[1]))
+                ends.add(shared_length(tokens, self.render(beginning)[1]))
             except InvalidRequest:  # the template refuses so short a conversation
                 continue
-        return tuple(sorted(lengths))
+        return tuple(sorted(end - 1 for end in ends if end > 1))
 
     def _options(self, request: pb.GenerateRequest, reasoning: Reasoning | None) -> SamplingOptions:
         asked = request.sampling

@@ -1,6 +1,6 @@
 """The last blocks of conversations, until they have come to rest: those that go on leave useless ones behind."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from services.worker.blocks import Block, shared_token_count
 
@@ -13,19 +13,22 @@ class RestingBlocks:
         self._blocks: dict[bytes, tuple[float, Block]] = {}
         """With the time when it came; by parent, a state of a whole sequence by name. The newest come last."""
 
-    def drop_beginnings(self, state: Block) -> None:
-        """Drops the states that one of a whole sequence continues."""
+    def drop_beginnings(self, state: Block, *, is_kept: Callable[[bytes], bool]) -> None:
+        """Drops the states that one of a whole sequence continues, but for those to be kept."""
         for key, (_, other) in list(self._blocks.items()):
-            if shared_token_count(other.tokens, state.tokens) == len(other.tokens):
+            if shared_token_count(other.tokens, state.tokens) == len(other.tokens) and not is_kept(other.hash):
                 del self._blocks[key]
 
-    def add(self, block: Block, *, now: float) -> None:
-        """Takes a block, a partial one instead of that behind the same parent; of too much memory, the oldest go."""
+    def add(self, block: Block, *, now: float) -> list[Block]:
+        """Takes a block, a partial one instead of that behind the same parent; returns the oldest if they had to go."""
         key = _key(block)
         self._blocks.pop(key, None)
         self._blocks[key] = (now, block)
+        dropped = []
         while sum(one.data.nbytes for _, one in self._blocks.values()) > self._most_bytes:
-            del self._blocks[next(iter(self._blocks))]
+            _, victim = self._blocks.pop(next(iter(self._blocks)))
+            dropped.append(victim)
+        return dropped
 
     def drop_behind(self, parent: bytes) -> None:
         """Drops the partial block behind another one."""

@@ -165,8 +165,9 @@ class _Step(Generic[WorkT]):
     def _add_prompts(self, prompts: list[WorkT], seconds: float, *, at_least: int) -> None:
         for work in in_order(prompts, now=self._now, prefill_rate=self._cost.prefill_tokens_per_second):
             count = self._fitting(work, seconds, at_least=at_least)
-            if count < work.pending_count == self._fitting(work, seconds * _END_STRETCH, at_least=at_least):
-                count = work.pending_count if at_least >= LONE_PREFILL_TOKENS else count
+            if count < work.pending_count and at_least == LONE_PREFILL_TOKENS:
+                stretched = self._fitting(work, seconds * _END_STRETCH, at_least=at_least)
+                count = stretched if stretched == work.pending_count else count
             if count <= 0:
                 return
             beside = self._shape.token_count

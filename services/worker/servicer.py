@@ -195,7 +195,8 @@ class InferenceServicer(InferenceServiceServicer):
         _keep_what_returns(generation, visit)
         if kept_beginning is not None:
             generation.kept_count = shared_length(prepared.tokens, kept_beginning)
-            generation.keeps_state = self._model.forks_at_any_token  # others can't be cut to it
+            if not self._model.forks_at_any_token:  # it can't be cut to that behind the answer
+                generation.keeps_state, generation.checkpoints = False, (generation.kept_count,)
         self._engine.submit(generation)
         try:
             yield generation, events

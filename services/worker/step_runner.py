@@ -13,7 +13,7 @@ from services.worker.scheduler import Chunk
 from services.worker.watchdog import StepWatch
 
 _ALIKE_PER_LESSON: Final = 4
-"""Of steps that are alike, as those of a stream are, one in so many is learned from: a step on a GPU is short."""
+"""Of steps in which as many streams decode one in so many is learned from: a step on a GPU is short."""
 
 
 class StepRunner:
@@ -49,7 +49,8 @@ class StepRunner:
 
     def _is_news(self, shape: StepShape) -> bool:
         size = shape.token_count, shape.output_count
-        self._alike_count = (self._alike_count + 1) % _ALIKE_PER_LESSON if size == self._latest_size else 0
+        is_alike = size == self._latest_size and shape.token_count == shape.output_count
+        self._alike_count = (self._alike_count + 1) % _ALIKE_PER_LESSON if is_alike else 0
         self._latest_size = size
         return self._alike_count == 0
 

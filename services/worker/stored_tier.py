@@ -50,8 +50,8 @@ class BlockArchive(block_writer.Archive, Protocol):
         """Finds the longest stored beginning of a chain."""
         ...
 
-    async def find_states(self, places: Sequence[bytes]) -> StoredChain:
-        """Finds states of whole sequences behind places of a prompt."""
+    async def find_states(self, places: Sequence[bytes], hashes: Sequence[bytes]) -> StoredChain:
+        """Finds states of whole sequences by name and behind places of a prompt."""
         ...
 
     async def hottest(self, *, max_bytes: int) -> Sequence[HotBlock]:
@@ -152,7 +152,7 @@ class StoredTier:
         names, returning_count = self._note_arrival(arrival)
         self.writer.reconsider(names)
         started = self._clock()
-        count = await self.fetch(wanted, prefill_rate=prefill_rate)
+        count = await self.fetch(wanted, names, prefill_rate=prefill_rate)
         seconds = self._clock() - started if count else 0.0
         return Visit(names, request_class, count, seconds, self._archive.is_remote, returning_count)
 
@@ -200,8 +200,11 @@ class StoredTier:
         """Has brought into host memory what the next prompt will begin with."""
         self.prefetcher.expect(names)
 
-    async def fetch(self, wanted: HashedTokens, *, prefill_rate: float) -> int:
-        """Brings into host memory what is stored of a prompt and not there; returns how many tokens that was."""
+    async def fetch(self, wanted: HashedTokens, names: Sequence[bytes] = (), *, prefill_rate: float) -> int:
+        """Brings into host memory what is stored of a prompt and not there; returns how many tokens that was.
+
+        `names` are those of a visit.
+        """
         if not self._fetch_rate.beats(prefill_rate):
             self._fetch_rate.recover()
             return 0

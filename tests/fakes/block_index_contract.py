@@ -114,7 +114,7 @@ class BlockIndexContract:
         for facts in (early, later, late):
             clock.now += 1
             await add(index, [replace(facts, is_whole=True)])
-        states = await index.behind(places, lease=Lease("one", clock.now + 10))
+        states = await index.find([], parents=places, lease=Lease("one", clock.now + 10))
         assert found(states) == names([late, later, early])
         assert all(block.facts.is_whole for block in states)
         assert await index.claim(names([early, later]), is_eviction=True) == []
@@ -123,16 +123,31 @@ class BlockIndexContract:
         assert (await index.counts()).miss_count == 0
 
     async def test_where_nothing_lies_behind_a_place_a_miss_is_counted(self, index: BlockIndex) -> None:
-        assert await index.behind(hashes("place", 3), lease=None) == []
+        assert await index.find(hashes("name", 2), parents=hashes("place", 3), lease=None) == []
         assert (await index.counts()).miss_count == 1
 
     async def test_of_many_states_those_of_the_last_places_are_named(self, index: BlockIndex) -> None:
         first, last = hashes("place", 2)
         late = [chain(f"l{number}", 1, parent=last)[0] for number in range(MAX_NEXT - 5)]
         await add(index, [*(chain(f"f{number}", 1, parent=first)[0] for number in range(9)), *late])
-        listed = found(await index.behind([first, last], lease=None))
+        listed = found(await index.find([], parents=[first, last], lease=None))
         assert len(listed) == MAX_NEXT
         assert set(listed[: len(late)]) == set(names(late))
+
+    async def test_what_is_asked_for_by_name_is_found_first_and_once_whatever_else_there_is(
+        self, index: BlockIndex, clock: Clock
+    ) -> None:
+        (place,) = hashes("place", 1)
+        (old,) = chain("old", 1, parent=place)
+        await add(index, [old])
+        clock.now += 1
+        await add(index, [chain(f"n{number}", 1, parent=place)[0] for number in range(MAX_NEXT)])
+        asked = [bytes(32), old.hash, old.hash]
+        listed = found(await index.find(asked, parents=[place], lease=Lease("one", clock.now + 10)))
+        assert listed[0] == old.hash
+        assert len(listed) == len(set(listed)) == MAX_NEXT + 1
+        assert await index.claim([old.hash], is_eviction=True) == []
+        assert found(await index.find([old.hash], parents=[], lease=None)) == [old.hash]
 
     async def test_uses_are_counted_with_their_time(self, index: BlockIndex, clock: Clock) -> None:
         blocks = chain("x", 2)

@@ -62,7 +62,7 @@ def test_states_are_kept_where_other_prompts_will_leave_this_one(recurrent_model
     with loaded_engine(recurrent_model, context=1024, kv_cells=1024, slots=2, ram_bytes=0) as fresh:
         alone = fresh.ask(other.tokens, max_tokens=4)
         alone.wait()
-    assert usage.cached_token_count == shared
+    assert usage.cached_token_count == shared - 1
     assert asked.generation.tokens == alone.generation.tokens
 
 
@@ -77,6 +77,14 @@ def test_the_same_prompt_again_goes_on_before_its_last_token(recurrent_model: Pa
         usage = again.wait().usage
     assert usage.cached_token_count == len(prompt.tokens) - 1
     assert again.generation.tokens == first.generation.tokens
+
+
+def test_a_prompt_of_one_token_has_no_state_worth_keeping(recurrent_model: Path) -> None:
+    with loaded_engine(recurrent_model, context=1024, kv_cells=1024, slots=2) as running:
+        preparer = Preparer(running.loaded.model, "", WorkerSettings(name="m"), context_length=1024)
+        prepared = preparer.prepare(pb.GenerateRequest(text="a"))
+        assert (len(prepared.tokens), prepared.checkpoints) == (1, ())
+        assert running.ask(prepared.tokens, max_tokens=2).wait().usage.completion_token_count == 2
 
 
 def _chat(preparer: Preparer, system: pb.Message, question: str) -> Prepared:

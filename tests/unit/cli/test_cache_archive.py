@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -69,6 +70,17 @@ def test_a_block_is_sealed_anew_for_another_store() -> None:
     assert (header, bytes(state), read_preamble(blob).fingerprint) == (block.header, block.state, FINGERPRINT)
     same = block.sealed()
     assert resealed(block.hash, same, opening=KEYS, sealing=KEYS) is same
+
+
+def test_the_state_of_a_whole_sequence_is_named_by_what_lies_behind_its_place() -> None:
+    (plain,) = plain_chain(1, 1, token_count=700)
+    header = replace(plain.header, is_whole=True)
+    name = sha256(header.parent + header.tokens[4 * 512 :]).digest()
+    sealed = seal_block(name, header, plain.state, fingerprint=FINGERPRINT, keyring=KEYS)
+    assert decode_block(resealed(name, sealed, opening=KEYS, sealing=OTHER), name, keyring=OTHER)[0] == header
+    wrong = seal_block(plain.hash, header, plain.state, fingerprint=FINGERPRINT, keyring=KEYS)
+    with pytest.raises(BlobRejected):
+        resealed(plain.hash, wrong, opening=KEYS, sealing=OTHER)
 
 
 def test_foreign_damaged_and_misnamed_blocks_are_rejected() -> None:

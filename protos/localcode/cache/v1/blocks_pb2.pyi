@@ -256,27 +256,33 @@ Global___LookupBlocksResponse: _TypeAlias = LookupBlocksResponse  # noqa: Y015
 
 @_typing.final
 class FindStatesRequest(_message.Message):
-    """Places of a prompt."""
+    """States to look for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PLACES_FIELD_NUMBER: _builtins.int
     HASHES_FIELD_NUMBER: _builtins.int
     LEASE_SECONDS_FIELD_NUMBER: _builtins.int
     lease_seconds: _builtins.int
     """Seconds for which the states found are guarded; 0 takes no lease."""
     @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Names of places of a prompt, first one first."""
+
+    @_builtins.property
     def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Their names, first one first."""
+        """Names of states that the prompt is known to begin with."""
 
     def __init__(
         self,
         *,
+        places: _abc.Iterable[_builtins.bytes] | None = ...,
         hashes: _abc.Iterable[_builtins.bytes] | None = ...,
         lease_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hashes", b"hashes", "lease_seconds", b"lease_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hashes", b"hashes", "lease_seconds", b"lease_seconds", "places", b"places"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,7 +290,7 @@ Global___FindStatesRequest: _TypeAlias = FindStatesRequest  # noqa: Y015
 
 @_typing.final
 class FindStatesResponse(_message.Message):
-    """The states behind these places, of this prompt and of others."""
+    """The states that are stored, of this prompt and of others."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -294,7 +300,7 @@ class FindStatesResponse(_message.Message):
     """Guards `states`; empty if no lease was asked for or nothing found."""
     @_builtins.property
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredBlock]:
-        """The last place first, of one place the last used first; at most 64."""
+        """First those named, then at most 64 others: the last place first, of one place the last used first."""
 
     def __init__(
         self,

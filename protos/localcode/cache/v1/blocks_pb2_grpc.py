@@ -149,10 +149,10 @@ class BlockStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FindStates(self, request, context):
-        """Finds stored states of whole sequences behind places of a prompt, and guards them for the reader. Models whose
-        memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and where
-        in a prompt one ends is not known beforehand, so all places behind which one may end are asked for at once. Counts a
-        miss if there is none; ReleaseBlocks counts the use of the one that was restored.
+        """Finds stored states of whole sequences by name and behind places of a prompt, and guards them for the reader. Models
+        whose memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and
+        not of all those that begin a prompt is the end known, so all places behind which one may end are asked for at once.
+        Counts a miss if there is none; ReleaseBlocks counts the use of the one that was restored.
         Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

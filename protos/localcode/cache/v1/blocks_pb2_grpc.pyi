@@ -49,10 +49,10 @@ class BlockStoreServiceStub:
     Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
     """
     FindStates: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.FindStatesRequest, _blocks_pb2.FindStatesResponse]
-    """Finds stored states of whole sequences behind places of a prompt, and guards them for the reader. Models whose
-    memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and where
-    in a prompt one ends is not known beforehand, so all places behind which one may end are asked for at once. Counts a
-    miss if there is none; ReleaseBlocks counts the use of the one that was restored.
+    """Finds stored states of whole sequences by name and behind places of a prompt, and guards them for the reader. Models
+    whose memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and
+    not of all those that begin a prompt is the end known, so all places behind which one may end are asked for at once.
+    Counts a miss if there is none; ReleaseBlocks counts the use of the one that was restored.
     Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
     """
     ReleaseBlocks: _grpc.UnaryUnaryMultiCallable[_blocks_pb2.ReleaseBlocksRequest, _blocks_pb2.ReleaseBlocksResponse]
@@ -134,10 +134,10 @@ class BlockStoreServiceAsyncStub(BlockStoreServiceStub):
     Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
     """
     FindStates: _aio.UnaryUnaryMultiCallable[_blocks_pb2.FindStatesRequest, _blocks_pb2.FindStatesResponse]  # type: ignore[assignment]
-    """Finds stored states of whole sequences behind places of a prompt, and guards them for the reader. Models whose
-    memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and where
-    in a prompt one ends is not known beforehand, so all places behind which one may end are asked for at once. Counts a
-    miss if there is none; ReleaseBlocks counts the use of the one that was restored.
+    """Finds stored states of whole sequences by name and behind places of a prompt, and guards them for the reader. Models
+    whose memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and
+    not of all those that begin a prompt is the end known, so all places behind which one may end are asked for at once.
+    Counts a miss if there is none; ReleaseBlocks counts the use of the one that was restored.
     Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
     """
     ReleaseBlocks: _aio.UnaryUnaryMultiCallable[_blocks_pb2.ReleaseBlocksRequest, _blocks_pb2.ReleaseBlocksResponse]  # type: ignore[assignment]
@@ -234,10 +234,10 @@ class BlockStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _blocks_pb2.FindStatesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_blocks_pb2.FindStatesResponse, _abc.Awaitable[_blocks_pb2.FindStatesResponse]]:
-        """Finds stored states of whole sequences behind places of a prompt, and guards them for the reader. Models whose
-        memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and where
-        in a prompt one ends is not known beforehand, so all places behind which one may end are asked for at once. Counts a
-        miss if there is none; ReleaseBlocks counts the use of the one that was restored.
+        """Finds stored states of whole sequences by name and behind places of a prompt, and guards them for the reader. Models
+        whose memory can't be cut, recurrent ones for example, keep such states: each is of use without any other block, and
+        not of all those that begin a prompt is the end known, so all places behind which one may end are asked for at once.
+        Counts a miss if there is none; ReleaseBlocks counts the use of the one that was restored.
         Errors: `INVALID_ARGUMENT` for more than 4,096 hashes, one that has not 32 bytes, or a lease over 60 seconds.
         """
 

@@ -30,8 +30,9 @@ async def pieces(*messages: pb.PutBlockRequest) -> AsyncIterator[pb.PutBlockRequ
         ("LookupBlocks", pb.LookupBlocksRequest(fingerprint=HASH, hashes=[b"text"]), "hashes"),
         ("LookupBlocks", pb.LookupBlocksRequest(fingerprint=HASH, hashes=[HASH] * 4097), "hashes"),
         ("LookupBlocks", pb.LookupBlocksRequest(fingerprint=HASH, lease_seconds=61), "lease_seconds"),
+        ("FindStates", pb.FindStatesRequest(places=[b"text"]), "places"),
         ("FindStates", pb.FindStatesRequest(hashes=[b"text"]), "hashes"),
-        ("FindStates", pb.FindStatesRequest(hashes=[HASH] * 4097), "hashes"),
+        ("FindStates", pb.FindStatesRequest(places=[HASH] * 4097), "places"),
         ("FindStates", pb.FindStatesRequest(hashes=[HASH], lease_seconds=61), "lease_seconds"),
         ("ReleaseBlocks", pb.ReleaseBlocksRequest(lease_id="x"), "lease_id"),
         ("ReleaseBlocks", pb.ReleaseBlocksRequest(used_hashes=[b""]), "used_hashes"),
@@ -100,7 +101,7 @@ async def test_states_are_found_by_place_and_guarded_until_they_are_released(ser
     (plain,) = plain_chain(1, 1, parent=place)
     block = replace(plain, header=replace(plain.header, is_whole=True))
     await servicer.PutBlock(pieces(pb.PutBlockRequest(hash=block.hash, data=bytes(block.sealed()))), None)
-    answer = await servicer.FindStates(pb.FindStatesRequest(hashes=[HASH, place], lease_seconds=10), None)
+    answer = await servicer.FindStates(pb.FindStatesRequest(places=[HASH, place], lease_seconds=10), None)
     (state,) = answer.states
     assert (state.hash, state.token_count, state.whole_sequence, state.leased) == (block.hash, 256, True, True)
     prune = pb.PruneBlocksRequest()
@@ -110,7 +111,7 @@ async def test_states_are_found_by_place_and_guarded_until_they_are_released(ser
     )
     assert (await servicer.GetBlockStatistics(pb.GetBlockStatisticsRequest(), None)).hit_count == 1
     assert (await servicer.PruneBlocks(prune, None)).block_count == 1
-    assert (await servicer.FindStates(pb.FindStatesRequest(hashes=[place], lease_seconds=10), None)).lease_id == ""
+    assert (await servicer.FindStates(pb.FindStatesRequest(places=[place], lease_seconds=10), None)).lease_id == ""
 
 
 async def test_a_malformed_fingerprint_has_no_hot_blocks(servicer: BlockStoreServicer) -> None:
