@@ -11,7 +11,7 @@ from services.worker.pieces import Piece
 from services.worker.reasoning import Reasoning
 from services.worker.stop import StopMatcher
 from services.worker.tool_calls import GENERIC, CallArguments, CallEnd, CallStart, Event, Format, Text
-from services.worker.tool_calls.repeats import Repeats
+from services.worker.tool_calls.run_on import RunOn
 
 _ID_ALPHABET: Final = string.ascii_letters + string.digits
 _ID_LENGTH: Final = 24
@@ -45,7 +45,7 @@ class Answer:
         self._reasoning = reasoning.splitter() if reasoning else None
         self._calls = call_format.parser(tools) if tools and calls_allowed else None
         self._has_parallel_calls = parallel_tool_calls
-        self._repeats = Repeats()
+        self._run_on = RunOn()
         self._make_call_id = make_call_id
         self._token_ids: list[int] = []
         self._logprobs: list[pb.TokenLogprob] = []
@@ -77,7 +77,7 @@ class Answer:
 
     @property
     def is_cut_after_a_call(self) -> bool:
-        """Whether the end of a call ended the answer, so that the model did not write what stands behind one."""
+        """Whether the answer was ended at or behind a call, so that the model did not write what stands at its end."""
         return self._is_cut_after_a_call
 
     @property
@@ -163,10 +163,12 @@ class Answer:
     def _to_deltas(self, events: Iterable[Event]) -> list[pb.Delta]:
         deltas: list[pb.Delta] = []
         for event in events:
-            is_last = self._repeats.is_last_allowed(event)
+            is_too_much = self._run_on.is_too_much(event)
             if not isinstance(event, CallEnd):
                 deltas.append(self._to_delta(event))
-            elif is_last or not self._has_parallel_calls:
+            elif not self._has_parallel_calls:
+                is_too_much = True
+            if is_too_much:
                 self._is_done = self._is_cut_after_a_call = True
                 break
         return merged(deltas)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from localcode.inference.v1 import inference_pb2 as pb
 from services.worker.answer import Answer, new_call_id
 from services.worker.reasoning import ReasoningFormat
-from services.worker.tool_calls.repeats import MOST_REPEATS
+from services.worker.tool_calls.run_on import MOST_CHARACTERS, MOST_REPEATS
 
 TOOLS = [pb.Tool(name="read"), pb.Tool(name="bash")]
 READ = '<tool_call>\n{"name": "read", "arguments": {"filePath": "ä🚀.py"}}\n</tool_call>'
@@ -149,6 +149,32 @@ def test_a_call_that_is_made_again_and_again_ends_the_answer(size: int) -> None:
     calls = summary(run(answer, f"{READ}\n{BASH}\n" + f"{READ}\n" * 50, size=size))[2]
     assert answer.is_cut_after_a_call
     assert [name for _, name, _ in calls] == ["read", "bash", *["read"] * (MOST_REPEATS - 1)]
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_calls_that_are_made_in_a_circle_end_the_answer(size: int) -> None:
+    answer = make_answer(tools=TOOLS)
+    other = READ.replace("ä", "b")
+    calls = summary(run(answer, READ + f"{BASH}\n{other}\n{READ}\n" * 50, size=size))[2]
+    assert answer.is_cut_after_a_call
+    assert [name for _, name, _ in calls] == ["read", *["bash", "read", "read"] * 3][: len(calls)]
+    assert len(calls) <= 10
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_an_answer_that_tells_what_its_call_might_bring_ends_after_some_sentences(size: int) -> None:
+    answer = make_answer(tools=TOOLS)
+    _, content, calls = summary(run(answer, f"Let me look.\n{READ}\n<tool_response>" + "x.py\n" * 5000, size=size))
+    assert (answer.is_done, answer.is_cut_after_a_call, len(calls)) == (True, True, 1)
+    assert MOST_CHARACTERS < len(content) < MOST_CHARACTERS + 50
+
+
+def test_what_is_said_before_or_between_calls_is_whole() -> None:
+    answer = make_answer(tools=TOOLS)
+    said = "Then this one. " * (MOST_CHARACTERS // 20)
+    _, content, calls = summary(run(answer, f"{said * 9}{READ}{said}{BASH}{said}"))
+    assert (len(calls), content.count("Then")) == (2, 11 * (MOST_CHARACTERS // 20))
+    assert not answer.is_cut_after_a_call
 
 
 def test_calls_that_differ_go_on() -> None:
