@@ -8,10 +8,10 @@ from typing import Final
 
 from services.worker.tool_calls.events import CallArguments, CallEnd, CallStart, Event, Text
 
-MOST_REPEATS: Final = 8
-"""So often one call may be made with the same arguments: some tools roll dice."""
-MOST_CYCLES: Final = 3
-"""So often several calls may be made in the same order with the same arguments."""
+MOST_CALLS: Final = 32
+"""So many calls may be made before the model hears what they brought."""
+MOST_REPEATS: Final = 3
+"""So often one call may be made with the same arguments: once is enough for all tools but dice."""
 MOST_CHARACTERS: Final = 1000
 """So much may be said behind a call before the next one: a sentence or two, not what the tool might have answered."""
 
@@ -20,7 +20,6 @@ class RunOn:
     """Follows the calls of one answer, by name and arguments, and what is said behind them."""
 
     def __init__(self) -> None:
-        self._calls: list[str] = []
         self._counts: Counter[str] = Counter()
         self._parts: list[str] = []
         self._character_count = 0
@@ -34,18 +33,10 @@ class RunOn:
                 self._parts.append(text)
             case CallEnd():
                 self._character_count = 0
-                self._calls.append("".join(self._parts))
-                self._counts[self._calls[-1]] += 1
-                return self._counts[self._calls[-1]] >= MOST_REPEATS or self._goes_round()
-            case Text(text=text) if self._calls:
+                call = "".join(self._parts)
+                self._counts[call] += 1
+                return self._counts.total() >= MOST_CALLS or self._counts[call] >= MOST_REPEATS
+            case Text(text=text) if self._counts:
                 self._character_count += len(text)
                 return self._character_count > MOST_CHARACTERS
-        return False
-
-    def _goes_round(self) -> bool:
-        calls = self._calls
-        for length in range(2, len(calls) // MOST_CYCLES + 1):
-            cycle = calls[-length:]
-            if len(set(cycle)) > 1 and calls[-length * MOST_CYCLES :] == cycle * MOST_CYCLES:
-                return True
         return False
