@@ -6,12 +6,13 @@ is dropped, and the log says once that it is so (`store_trouble.py`).
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from google.protobuf.message import Message
 from grpc import StatusCode
 from grpc.aio import AioRpcError, Channel
 
@@ -37,6 +38,7 @@ _OTHER_KEY: Final = (
     f"Give both the same {KEY_VARIABLE}, or the same file {KEY_FILE}."
 )
 Opened = TypeVar("Opened")
+Answered = TypeVar("Answered", bound=Message)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class NextBlock:
     hash: bytes
     token_count: int
     size_bytes: int = 0
+    """Sealed."""
 
 
 @dataclass(frozen=True)
@@ -104,32 +107,22 @@ class BlockClient:
 
     async def lookup(self, hashes: Sequence[bytes], *, peek: bool = False) -> StoredChain:
         """Finds the longest stored beginning of a chain of full blocks. `peek` takes no lease and counts nothing."""
-        if not await self.knows_key() or self._trouble.is_paused:
-            return StoredChain()
         request = pb.LookupBlocksRequest(
             fingerprint=self._fingerprint, hashes=hashes, lease_seconds=0 if peek else LEASE_SECONDS, peek=peek
         )
-        try:
-            answer = await self._stub.LookupBlocks(request, timeout=_CALL_SECONDS)
-        except AioRpcError as error:
-            self._trouble.failed(Use.ASKING, error)
+        answer = await self._ask(self._stub.LookupBlocks, request)
+        if answer is None:
             return StoredChain()
-        self._trouble.worked(Use.ASKING)
-        following = tuple(NextBlock(block.hash, block.token_count) for block in answer.next)
+        following = tuple(NextBlock(block.hash, block.token_count, block.size_bytes) for block in answer.next)
         size_bytes = sum(block.size_bytes for block in answer.blocks)
         return StoredChain(tuple(block.hash for block in answer.blocks), following, answer.lease_id, size_bytes)
 
     async def find_states(self, places: Sequence[bytes], hashes: Sequence[bytes]) -> StoredChain:
         """Finds states of whole sequences by name, and behind places of a prompt those of others too: in `next`."""
-        if not await self.knows_key() or self._trouble.is_paused:
-            return StoredChain()
         request = pb.FindStatesRequest(places=places, hashes=hashes, lease_seconds=LEASE_SECONDS)
-        try:
-            answer = await self._stub.FindStates(request, timeout=_CALL_SECONDS)
-        except AioRpcError as error:
-            self._trouble.failed(Use.ASKING, error)
+        answer = await self._ask(self._stub.FindStates, request)
+        if answer is None:
             return StoredChain()
-        self._trouble.worked(Use.ASKING)
         states = tuple(NextBlock(state.hash, state.token_count, state.size_bytes) for state in answer.states)
         return StoredChain(next=states, lease_id=answer.lease_id)
 
@@ -142,16 +135,23 @@ class BlockClient:
 
     async def hottest(self, *, max_bytes: int) -> tuple[HotBlock, ...]:
         """Finds the most valuable blocks that have so many bytes together, each behind its parent; counts nothing."""
-        if not await self.knows_key() or self._trouble.is_paused:
-            return ()
         request = pb.ListHotBlocksRequest(fingerprint=self._fingerprint, max_bytes=max_bytes)
+        answer = await self._ask(self._stub.ListHotBlocks, request, seconds=_TRANSFER_SECONDS)
+        return () if answer is None else tuple(HotBlock(block.hash, block.size_bytes) for block in answer.blocks)
+
+    async def _ask(
+        self, method: Callable[..., Awaitable[Answered]], request: Message, *, seconds: float = _CALL_SECONDS
+    ) -> Answered | None:
+        """Asks the service; None where it has another key, does not answer, or is left alone for a while."""
+        if not await self.knows_key() or self._trouble.is_paused:
+            return None
         try:
-            answer = await self._stub.ListHotBlocks(request, timeout=_TRANSFER_SECONDS)
+            answer = await method(request, timeout=seconds)
         except AioRpcError as error:
             self._trouble.failed(Use.ASKING, error)
-            return ()
+            return None
         self._trouble.worked(Use.ASKING)
-        return tuple(HotBlock(block.hash, block.size_bytes) for block in answer.blocks)
+        return answer
 
     async def count_tokens(self, computed_count: int) -> bool:
         """Tells the store's statistics how many tokens were computed; says whether that arrived."""

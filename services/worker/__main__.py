@@ -111,15 +111,15 @@ async def _serve_engine(settings: WorkerSettings, loaded: Loaded, engine: Engine
 async def _stored_tier(
     settings: WorkerSettings, loaded: Loaded, engine: Engine
 ) -> AsyncIterator[tuple[StoredTier | None, SavedSlots | None]]:
-    """Connects host memory with the block store; what a model can't be cut into is no slot's to be saved."""
+    """Connects host memory with the block store; slots are saved of models whose memory can be cut into blocks."""
     if loaded.ram is None or not settings.kv_store:
         yield None, None
         return
     keyring = load_keyring(settings.state_directory / KEY_FILE, os.environ.get(KEY_VARIABLE, ""))
     async with open_block_client(settings.cache_address, fingerprint=loaded.fingerprint, keyring=keyring) as archive:
         await archive.knows_key()  # the log says so at once where it doesn't
-        make_tier = StoredTier if loaded.model.forks_at_any_token else StoredStates
-        stored = make_tier(
+        can_be_cut = loaded.model.forks_at_any_token
+        stored = (StoredTier if can_be_cut else StoredStates)(
             loaded.ram, archive, fingerprint=loaded.fingerprint,
             written_bytes_per_token=settings.written_bytes_per_token,
             is_computing=lambda: engine.load().running_count > 0, shares_processor=not computes_on_gpu(settings),
@@ -128,7 +128,7 @@ async def _stored_tier(
         stored.warm(loaded.ram.budget_bytes // 2 if settings.warm_bytes is None else settings.warm_bytes)
         saved = SavedSlots(engine, loaded.pool, loaded.ram, archive, fingerprint=loaded.fingerprint)
         try:
-            yield stored, saved if loaded.model.forks_at_any_token else None
+            yield stored, saved if can_be_cut else None
         finally:
             await _until_saved(engine, loaded.pool)
             await stored.close()

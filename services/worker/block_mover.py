@@ -143,7 +143,7 @@ class BlockMover:
         """Tokens whose state can be copied in a time; at least a few, so that it ends."""
         if math.isinf(seconds):
             return BLOCK_TOKENS
-        if (rate := self._save_rate.tokens_per_second) is None:
+        if (rate := self._save_rate.per_second) is None:
             return _FIRST_TOKENS
         return max(_FEWEST_TOKENS, min(BLOCK_TOKENS, int(rate * seconds)))
 

@@ -24,7 +24,7 @@ class StoredStates(StoredTier):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._byte_rate = MeasuredRate()
-        """Bytes a second: states of one length differ in size from model to model, not with what they are read for."""
+        """Of reading: the state of a recurrent model is as large behind ten tokens as behind ten thousand."""
         self._visits: WeakSet[Visit] = WeakSet()
         self.writer.is_awaited = self._is_awaited
 

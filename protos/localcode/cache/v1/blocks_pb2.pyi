@@ -67,7 +67,7 @@ class StoredBlock(_message.Message):
     LEASED_FIELD_NUMBER: _builtins.int
     WHOLE_SEQUENCE_FIELD_NUMBER: _builtins.int
     hash: _builtins.bytes
-    """Its name: sha256 of the parent's hash and its own tokens; 32 bytes."""
+    """Its name: sha256 of the parent's hash and the tokens behind that; 32 bytes."""
     parent: _builtins.bytes
     """Hash of the block before it; the fingerprint for the first one. Of a whole sequence the name of the place behind
     which its last tokens lie (see `services/worker/checkpoints.py`), which is no block.

@@ -3,6 +3,7 @@ import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -80,8 +81,21 @@ async def test_a_lookup_finds_the_beginning_and_the_tails_behind_it(client: Bloc
     await put_all(client, blocks[:2] + tail)
     chain = await client.lookup([block.hash for block in blocks])
     assert chain.hashes == tuple(block.hash for block in blocks[:2])
-    assert chain.next == (NextBlock(tail[0].hash, 77),)
+    assert chain.next == (NextBlock(tail[0].hash, 77, len(tail[0].sealed())),)
     assert chain.lease_id
+
+
+async def test_states_are_found_by_place_and_by_name_and_guarded(client: BlockClient, store: BlockStore) -> None:
+    places = [bytes([number]) * 32 for number in range(2)]
+    plain = [plain_chain(seed, 1, parent=place)[0] for seed, place in enumerate((*places, bytes(32)))]
+    states = [replace(state, header=replace(state.header, is_whole=True)) for state in plain]
+    await put_all(client, states)
+    found = await client.find_states(places, [states[2].hash])
+    assert [block.hash for block in found.next] == [states[number].hash for number in (2, 1, 0)]
+    assert await store.prune() == []
+    await client.release(found, used=[states[0].hash])
+    assert [block.hit_count for block in await store.index.get([state.hash for state in states])] == [1, 0, 0]
+    assert len(await store.prune()) == 3
 
 
 async def test_leases_guard_blocks_until_they_are_released(client: BlockClient, store: BlockStore) -> None:

@@ -12,7 +12,7 @@ def test_a_rate_follows_its_measurements() -> None:
     rate.observe(1000, 1.0)
     assert (rate.beats(1000), rate.beats(1001), rate.seconds(500)) == (True, False, 0.5)
     rate.observe(2000, 1.0)
-    assert rate.tokens_per_second == 1250
+    assert rate.per_second == 1250
 
 
 def test_a_rate_that_lost_is_tried_again_some_time() -> None:

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from localcode.inference.v1 import inference_pb2 as pb
-from services.shared.block_client import NextBlock, StoredChain
+from services.shared.block_client import NextBlock, OpenedBlock, StoredChain
 from services.shared.sealing import BlockRole
 from services.worker import block_writer, write_policy
 from services.worker.blocks import BLOCK_TOKENS, HashedTokens
@@ -36,7 +36,14 @@ class Memory:
 
 
 class StateArchive(Archive):
-    """A store that finds states by place."""
+    """A store that finds states by place, and can't open some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.damaged: set[bytes] = set()
+
+    async def get(self, block_hash: bytes) -> OpenedBlock | None:
+        return None if block_hash in self.damaged else await super().get(block_hash)
 
     async def find_states(self, places: Sequence[bytes], hashes: Sequence[bytes]) -> StoredChain:
         self.lookups += 1
@@ -222,12 +229,7 @@ async def test_a_damaged_state_is_not_kept(archive: StateArchive) -> None:
     await first.turn(TOKENS[:500], TOKENS[:600])
     await first.tier.close()
     name = state_name(HashedTokens(TOKENS, FINGERPRINT), 600)
-    get = archive.get
-
-    async def damaged(block_hash: bytes):
-        return None if block_hash == name else await get(block_hash)
-
-    archive.get = damaged  # type: ignore[method-assign]
+    archive.damaged.add(name)
     second = Worker(archive)
     assert (await second.begin(TOKENS)).fetched_count == 0
     assert not second.ram.contains(name)
