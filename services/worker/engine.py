@@ -1,7 +1,6 @@
 """The engine: one thread that owns the `llama_context` and works on all requests in common steps.
 
 A step: take requests → drop cancelled → admit → plan (pure) → `llama_decode` → sample → emit → move parked state.
-Where a device computes without this thread, what was sampled is emitted during the next step.
 """
 
 import threading
@@ -32,8 +31,6 @@ from services.worker.warm_up import warm_up
 
 _REST_SECONDS: Final = 0.2
 """How often batch work asks whether the work of others before it is done: each time takes a moment from that work."""
-_WAITING_SHARE: Final = 0.25
-"""Of a step that this thread waits for a device, from which on it says meanwhile what the step before has chosen."""
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
@@ -201,11 +198,10 @@ class Engine:
 
     def _warm_up(self) -> None:
         """Measures in this thread: another one that has computed would slow it down (`passing_thread.py`)."""
-        waiting_share = warm_up(
+        warm_up(
             self._context, self._pool, self._lock, self._cost,
             most_tokens=self._limits.batch_tokens, most_outputs=self._limits.slots + MOST_PER_STEP,
         )  # fmt: skip
-        self._advancer.says_during_steps = waiting_share > _WAITING_SHARE
         self._speculator.warm_up()
 
     def _step(self) -> None:
@@ -216,7 +212,7 @@ class Engine:
         self._admission.admit()
         self._stands_back = self._must_stand_back()
         plan = [] if self._stands_back else self._planner.plan()
-        outputs = self._runner.run(plan, meanwhile=self._say)
+        outputs = self._runner.run(plan)
         for chunk, chunk_outputs in zip(plan, outputs, strict=True):
             self._advancer.advance(chunk, chunk_outputs)
         self._flush()  # moving state must not delay what was said
@@ -224,10 +220,6 @@ class Engine:
             is_busy=bool(self._requests.running), is_streaming=self._requests.is_streaming,
             prefill_rate=self._cost.prefill_tokens_per_second,
         )  # fmt: skip
-
-    def _say(self) -> None:
-        if self._advancer.say():
-            self._flush()
 
     def _flush(self) -> None:
         may_wait = self._requests.are_all_decoding and not self._lock.is_contended
@@ -239,7 +231,6 @@ class Engine:
             self._outbox.add(generation, BackendFailed("The engine failed; the server's log says why."))
             generation.keeps_state = False
             self._requests.end(generation)
-        self._advancer.forget()
         self._pool.drop_parked()
         self.slots.clear_all()
         self._context.clear()

@@ -81,8 +81,6 @@ class Generation:
     posted_at: float = -math.inf
     """When something that it said was last handed over."""
 
-    is_settled: bool = True
-    """Whether all that its latest token leads to was done."""
     rewind_count: int = 0
 
     awaits_call: bool = False

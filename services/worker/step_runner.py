@@ -1,7 +1,7 @@
 """Runs planned steps in llama.cpp, one at a time, learns what they cost and knows when one hangs."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from services.worker.compute_lock import ComputeLock
@@ -30,13 +30,9 @@ class StepRunner:
         """Whether the step in progress takes far longer than such steps do. For any thread."""
         return self._watch.is_hung
 
-    def run(self, plan: Sequence[Chunk[Generation]], *, meanwhile: Callable[[], None]) -> list[range]:
-        """Computes a plan; returns the output indices of each chunk.
-
-        `meanwhile` is called once, while the step is computed if the device lets this thread go on.
-        """
+    def run(self, plan: Sequence[Chunk[Generation]]) -> list[range]:
+        """Computes a plan; returns the output indices of each chunk."""
         if not plan:
-            meanwhile()
             return []
         rows = [_row(chunk) for chunk in plan]
         shape = total(row.shape for row in rows)
@@ -44,7 +40,6 @@ class StepRunner:
             started = time.monotonic()
             with self._watch.step(self._cost.hang_seconds(shape)):
                 outputs = self._decode(rows)
-                meanwhile()
                 self._context.synchronise()
             if self._is_news(shape):
                 self._cost.observe(shape, time.monotonic() - started)

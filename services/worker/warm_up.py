@@ -1,10 +1,8 @@
 """Measures what steps cost before the first request comes."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import median
 from typing import Final
 
 from services.worker.compute_lock import ComputeLock
@@ -16,32 +14,24 @@ from services.worker.llama import LlamaContext, Row
 # outputs, prompts one of steps with a single output.
 _STEPS: Final = ((1, 1), (16, 1), (64, 1), (2, 2), (4, 4), (8, 8), (16, 16), (3, 3), (6, 6), (12, 12), (5, 5), (10, 10))
 _TIMES: Final = 2  # the faster one counts: whatever else the machine does only adds
-_TIMES_SHARED: Final = 3  # the first of a shape builds a graph for the device
 _MOST_SECONDS: Final = 3.0
 
 
 def warm_up(
     context: LlamaContext, pool: KvPool, lock: ComputeLock, cost: StepCost, *,
     most_tokens: int, most_outputs: int, clock: Callable[[], float] = time.monotonic,
-) -> float:  # fmt: skip
-    """Runs steps in a sequence of their own and observes them, for about three seconds at most.
-
-    Returns the share of a step of one token that is left when `llama_decode` has returned: a device computes it.
-    """
+) -> None:  # fmt: skip
+    """Runs steps in a sequence of their own and observes them, for about three seconds at most."""
 
     def run(row: Row) -> float:
-        return sum(run_parts(row))
-
-    def run_parts(row: Row) -> tuple[float, float]:
         sequence_id = pool.open(None, now=0.0)
         with lock.held():
             started = clock()
             context.decode([replace(row, sequence_id=sequence_id)])
-            returned = clock()
             context.synchronise()
-            ended = clock()
+            seconds = clock() - started
         pool.close(sequence_id)
-        return returned - started, ended - returned
+        return seconds
 
     run(_row(*_STEPS[0]))  # reads the weights from disk
     began = clock()
@@ -49,8 +39,6 @@ def warm_up(
         if token_count <= most_tokens and output_count <= most_outputs and clock() - began < _MOST_SECONDS:
             row = _row(token_count, output_count)
             cost.observe(row.shape, min(run(row) for _ in range(_TIMES)))
-    parts = [run_parts(_row(*_STEPS[0])) for _ in range(_TIMES_SHARED)]
-    return median(waited / max(computed + waited, math.ulp(1.0)) for computed, waited in parts)
 
 
 def _row(token_count: int, output_count: int) -> Row:

@@ -36,12 +36,7 @@ class FakeModel:
 
 
 class FakeContext:
-    """Keeps each sequence's tokens, and refuses what llama.cpp would: gaps in positions, too many cells.
-
-    A device computes steps while the caller goes on, who may not touch cells meanwhile.
-    """
-
-    is_device = False
+    """Keeps each sequence's tokens, and refuses what llama.cpp would: gaps in positions, too many cells."""
 
     def __init__(self, *, cells: int = 10_000, seconds_per_step: float = 0.0, seconds_per_token: float = 0.0) -> None:
         self.sequences: dict[int, list[int]] = {}
@@ -53,25 +48,18 @@ class FakeContext:
         self.on_save: Callable[[int], None] = lambda _token_count: None
         self._cells, self._seconds, self._seconds_per_token = cells, seconds_per_step, seconds_per_token
         self._outputs: dict[int, NDArray[np.float32]] = {}
-        self._is_computing = False
-        self._device_seconds = 0.0
 
     @property
     def kv(self) -> "FakeContext":
-        assert not self._is_computing
         return self
 
     def decode(self, rows: Sequence[Row]) -> list[range]:
-        assert not self._is_computing
         if self.gate is not None:
             self.gate.wait(5)
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("broken")
-        seconds = self._seconds + self._seconds_per_token * sum(len(row.tokens) for row in rows)
-        if self.is_device:
-            self._device_seconds = max(seconds, 0.0002)
-        elif seconds:
+        if seconds := self._seconds + self._seconds_per_token * sum(len(row.tokens) for row in rows):
             time.sleep(seconds)
         self.steps.append([(row.sequence_id, len(row.tokens)) for row in rows])
         self._outputs = {}
@@ -88,7 +76,6 @@ class FakeContext:
             self.prefilled_count += len(row.tokens)
         if sum(map(len, self.sequences.values())) > self._cells and self.distinct_cells() > self._cells:
             raise NoFreeCell
-        self._is_computing = self.is_device
         return outputs
 
     def logits_after(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -104,16 +91,12 @@ class FakeContext:
         return max(0, len(beginnings) - 1)
 
     def synchronise(self) -> None:
-        if self._is_computing:
-            time.sleep(self._device_seconds)
-        self._is_computing = False
+        pass
 
     def logits(self, output: int) -> NDArray[np.float32]:
-        assert not self._is_computing
         return self._outputs[output]
 
     def fork(self, source_id: int, target_id: int, length: int) -> None:
-        assert not self._is_computing
         assert not self.sequences.get(target_id)
         self.sequences[target_id] = self.sequences[source_id][:length]
         assert len(self.sequences[target_id]) == length
@@ -122,7 +105,6 @@ class FakeContext:
         assert len(self.sequences[sequence_id]) == end
 
     def remove(self, sequence_id: int, start: int = 0) -> bool:
-        assert not self._is_computing
         kept = self.sequences.pop(sequence_id, [])[:start]
         if kept:
             self.sequences[sequence_id] = kept
@@ -134,7 +116,6 @@ class FakeContext:
     def save(
         self, sequence_id: int, start: int, end: int, *, room: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        assert not self._is_computing
         tokens = self.sequences[sequence_id][start:end]
         assert len(tokens) == end - start
         self.on_save(end - start)
@@ -145,7 +126,6 @@ class FakeContext:
         return room[: len(data)]
 
     def restore(self, sequence_id: int, data: NDArray[np.uint8], start: int, end: int) -> None:
-        assert not self._is_computing
         own = self.sequences.setdefault(sequence_id, [])
         assert len(own) == start
         words = data.view(np.int32).tolist()

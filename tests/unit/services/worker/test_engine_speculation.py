@@ -21,8 +21,6 @@ LOOKUP = SpeculationOptions("lookup", 8)
 DRAFT = SpeculationOptions("draft", 4)
 PROMPT = [*range(1, 60), 99, 1, 2, 3]
 
-pytestmark = pytest.mark.usefixtures("computes_on_a_device")
-
 
 class CopyingContext(FakeContext):
     """Copies its prompt in a circle, but now and then says something else."""
