@@ -58,7 +58,7 @@ class Admission:
         running = self._requests.running
         if running and generation.blocked_at == self._requests.released_count:
             return False
-        key = generation.cache_key = generation.cache_key or self._pool.key(generation.tokens)
+        key = self._key(generation)
         computed = [(one.sequence_id, one.tokens, one.computed_count) for one in running]
         match = self._pool.best_match(key, computed)
         if self._waits_for_sibling(generation, self._pool.stored_length(key, match)):
@@ -67,17 +67,29 @@ class Admission:
         if running and self._pool.room_beside(match) < needed:
             generation.blocked_at = self._requests.released_count
             return False
-        if not running and len(self._requests.waiting) == 1:
-            self._pool.clear_the_way(except_id=match.sequence_id if match else None)
+        is_first = not running
+        if is_first:
+            self._pool.clear_the_way([*self._matches(beside=generation), *([match] if match else [])])
         if self._fetch(generation, key, match, now):
             return True
         match = self._pool.best_match(key, computed)
         sources = self._pool.sources(match)
         self._requests.start(generation, self._pool.open(match, now=now), match.length if match else 0)
+        if is_first and not self._requests.waiting:  # it holds what it shares itself now
+            self._pool.clear_the_way()
         generation.cache_key = None
         if generation.started_at is None:
             generation.started_at, generation.cached = now, sources
         return True
+
+    def _key(self, generation: Generation) -> HashedTokens:
+        generation.cache_key = generation.cache_key or self._pool.key(generation.tokens)
+        return generation.cache_key
+
+    def _matches(self, *, beside: Generation) -> list[Match]:
+        """What the others who wait share with parked sequences."""
+        found = [self._pool.best_match(self._key(one), ()) for one in self._requests.waiting if one is not beside]
+        return [match for match in found if match]
 
     def _fetch(self, generation: Generation, key: HashedTokens, match: Match | None, now: float) -> bool:
         """Brings state back into cells for a request; true if there is more to come."""

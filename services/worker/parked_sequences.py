@@ -1,7 +1,8 @@
 """Sequences and their cells, and how parked ones give them up: block by block from the end, into a store below."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import structlog
@@ -11,7 +12,7 @@ from services.worker.blocks import BLOCK_TOKENS, BlockStore
 from services.worker.cells import CellLedger
 from services.worker.checkpoints import WholeStateMemory
 from services.worker.kv_state import StateLost
-from services.worker.parking import BlockUses, Parked, least_valuable
+from services.worker.parking import BlockUses, Match, Parked, least_valuable
 from services.worker.radix import RadixTree
 
 _log = structlog.get_logger(__name__)
@@ -123,18 +124,22 @@ class ParkedSequences:
             self._shrink(victim, seconds=left)
         return True
 
-    def clear_the_way(self, *, except_id: int | None) -> None:
-        """Lets parked sequences give up what is beyond their budget, before a lone request takes cells behind theirs.
+    def clear_the_way(self, wanted: Iterable[Match] = ()) -> None:
+        """Lets parked sequences give up what is beyond their budget, before a request takes cells beside no other.
 
-        Attention runs up to the highest cell in use: moved later, they would slow that request to its end. The sequence
-        that the request shares a beginning with does not count.
+        Attention runs up to the highest cell in use: moved later, what lies before the request's own cells would slow
+        it to its end. What is wanted of a parked sequence stays, in whole blocks, and does not count.
         """
+        kept: dict[int, int] = {}
+        for match in wanted:
+            kept[match.sequence_id] = max(match.length, kept.get(match.sequence_id, 0))
+        most = self._max_parked_cells + sum(
+            length for sequence_id, length in kept.items() if sequence_id in self._parked
+        )
         deadline = self._clock() + _HURRY_SECONDS
-        while self._ledger.exclusive_count(set(self._parked) - {except_id}) > self._max_parked_cells:
-            if (victim := self._victim(except_id)) is None:
-                break
-            left = deadline - self._clock()
-            if left < _SHORTEST_SECONDS:
+        while self._ledger.exclusive_count(set(self._parked)) > most:
+            victim, left = self._victim(kept=kept), deadline - self._clock()
+            if victim is None or left < _SHORTEST_SECONDS:
                 break
             self._shrink(victim, seconds=left)
 
@@ -158,7 +163,7 @@ class ParkedSequences:
     def _tidy(self, *, is_busy: bool, seconds: float) -> bool:
         """Saves one block, or as much of one as can be copied in a time; False if nothing is left to do."""
         if is_busy:
-            while self._has_too_much() and (victim := self._victim(None)):
+            while self._has_too_much() and (victim := self._victim()):
                 if self._shrink(victim, seconds=seconds):
                     return True
             return False
@@ -184,13 +189,18 @@ class ParkedSequences:
             self._parked_cells = self._ledger.exclusive_count(set(self._parked))
             self._parked_changed = False
 
-    def _victim(self, except_id: int | None, *, is_whole: bool = False) -> Parked | None:
+    def _victim(
+        self, except_id: int | None = None, *, is_whole: bool = False, kept: Mapping[int, int] = MappingProxyType({})
+    ) -> Parked | None:
         """The parked sequence to take its last block from, or all that it shares with no other one.
 
-        One that shares all its cells frees none and comes last.
+        One that shares all its cells frees none and comes last. `kept` says how many tokens of sequences must stay.
         """
-        kept = {except_id, self._protected_id}
-        candidates = [one for one in self._parked.values() if one.sequence_id not in kept]
+        spared = {except_id, self._protected_id}
+        candidates = [
+            one for one in self._parked.values()
+            if one.sequence_id not in spared and _last_block(one) * BLOCK_TOKENS >= kept.get(one.sequence_id, 0)
+        ]  # fmt: skip
         freeing = [one for one in candidates if self._ledger.released_by(one.sequence_id)]
         block_of = self._first_own_block if is_whole else _last_block
         return least_valuable(freeing or candidates, self._uses, block_of=block_of, now=self._clock())

@@ -210,25 +210,36 @@ def test_a_lone_request_is_given_the_cells_of_what_is_parked_beyond_the_budget()
     made = Pool(cells=1000, ram=100_000, parked_cells=BLOCK_TOKENS)
     parked_id = made.park(range(3 * BLOCK_TOKENS))
     made.tidy(is_busy=False)
-    made.pool.clear_the_way(except_id=None)
+    made.pool.clear_the_way()
     assert made.pool.lengths() == {parked_id: BLOCK_TOKENS}
     assert made.pool.stored_length(made.pool.key(range(3 * BLOCK_TOKENS + 1)), None) == 3 * BLOCK_TOKENS
 
 
-def test_what_a_lone_request_begins_with_keeps_its_cells() -> None:
+@pytest.mark.parametrize(("wanted", "kept"), [(2, 256), (256, 256), (257, 512), (600, 600)])
+def test_what_requests_begin_with_keeps_its_cells_and_what_follows_gives_them_up(wanted: int, kept: int) -> None:
     made = Pool(cells=2000, ram=100_000, parked_cells=0)
     other_id = made.park(range(1000, 1000 + 2 * BLOCK_TOKENS))
-    parked_id = made.park(range(2 * BLOCK_TOKENS))
+    parked_id = made.park(range(600))
     made.tidy(is_busy=False)
-    made.pool.clear_the_way(except_id=parked_id)
-    assert made.pool.lengths() == {parked_id: 2 * BLOCK_TOKENS}
+    made.pool.clear_the_way([Match(parked_id, wanted), Match(parked_id, 1)])
+    assert made.pool.lengths() == {parked_id: kept}
     assert other_id != parked_id
+
+
+def test_what_a_request_shares_itself_is_not_needed_of_the_parked_sequence_any_more() -> None:
+    made = Pool(cells=2000, ram=100_000, parked_cells=0)
+    parked_id = made.park(range(600))
+    running_id = made.pool.open(made.match([*range(300), 7]), now=1.0)
+    made.pool.clear_the_way()
+    assert made.pool.lengths() == {running_id: 300, parked_id: BLOCK_TOKENS}  # cells of the running one
+    assert made.pool.used_cells == 300
+    assert made.pool.stored_length(made.pool.key(range(601)), made.match(range(601))) == 600
 
 
 def test_the_way_is_not_cleared_of_what_is_within_the_budget() -> None:
     made = Pool(cells=1000, ram=100_000, parked_cells=3 * BLOCK_TOKENS)
     parked_id = made.park(range(3 * BLOCK_TOKENS))
-    made.pool.clear_the_way(except_id=None)
+    made.pool.clear_the_way()
     assert made.pool.lengths() == {parked_id: 3 * BLOCK_TOKENS}
 
 
