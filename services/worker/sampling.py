@@ -20,6 +20,7 @@ from services.worker.sampling_options import (
     chain_steps,
     distance_needed,
     likeliest_needed,
+    only_lowers,
 )
 
 _GRAMMAR_TRIES: Final = 128  # of the likeliest tokens before a grammar is applied to all
@@ -43,7 +44,8 @@ class Sampler:
         self._single = Candidates(1)
         steps = chain_steps(options)
         self._likeliest_needed, self._distance_needed = likeliest_needed(steps), distance_needed(steps)
-        self._biased = tuple(options.logit_bias)
+        self._only_lowers = only_lowers(options)
+        self._biased = frozenset(options.logit_bias)
         self._recent = _RecentTokens(options.window)
         self._has_own_grammar = bool(options.grammar)
         self._grammar = _grammar(model, options.grammar) if options.grammar else None
@@ -133,8 +135,10 @@ class Sampler:
             self._drop_grammar()
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
-        if self._chain is None:
-            return int(logits.argmax())
+        if self._chain is None or self._only_lowers:
+            likeliest = int(logits.argmax())
+            if self._chain is None or not (likeliest in self._biased or likeliest in self._recent):
+                return likeliest
         if not (self._take_likeliest(logits, self._likeliest_needed) or self._take_near(logits)):
             self._candidates.take_all(logits)
         return self._run_chain()
@@ -205,6 +209,9 @@ class _RecentTokens:
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._counts)
+
+    def __contains__(self, token: int) -> bool:
+        return token in self._counts
 
     def add(self, token: int) -> None:
         if not self.size:

@@ -171,6 +171,15 @@ def distance_needed(steps: Sequence[Step]) -> float | None:
     return None
 
 
+def only_lowers(options: SamplingOptions) -> bool:
+    """Whether the likeliest token is chosen unless its own logit was changed: others can only become less likely."""
+    lowers = (
+        options.repeat_penalty >= 1 and options.frequency_penalty >= 0 and options.presence_penalty >= 0
+        and options.dry_multiplier >= 0
+    )  # fmt: skip
+    return options.is_greedy and lowers and all(bias <= 0 for bias in options.logit_bias.values())
+
+
 def check_bounds(asked: pb.SamplingParams) -> None:
     """Refuses values out of range, by the names of the HTTP request."""
     for field_, value in asked.ListFields():

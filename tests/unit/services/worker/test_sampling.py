@@ -65,6 +65,7 @@ CHAINS: list[dict[str, Any]] = [
     {"top_k": 4, "min_p": 0.1, "xtc_probability": 0.5},
     {"min_p": 0.05, "temperature": 0.8},
     {"min_p": 1.0, "top_k": 0},
+    {"temperature": 0, "repeat_penalty": 0.8, "repeat_last_n": 3},
 ]
 
 
@@ -75,6 +76,27 @@ def test_a_part_of_the_vocabulary_gives_the_same_tokens_as_all_of_it(options: di
         one.read_prompt([1, 2, 3, 4] * 5)
     steps = [logits_with({1: 9.0, 2: 8.5, 3: 8.0, 50: 7.5, 60: 7.2}, seed) for seed in range(60)]
     assert [fast.sample(logits) for logits in steps] == [slow.sample(logits) for logits in steps]
+
+
+GREEDY: list[dict[str, Any]] = [
+    {"logit_bias": {1: -100.0, 3: -0.2}},
+    {"repeat_penalty": 1.3, "repeat_last_n": 2, "logit_bias": {1: -100.0}},
+    {"presence_penalty": 0.3, "frequency_penalty": 0.1, "repeat_last_n": 4},
+    {"dry_multiplier": 2.0, "dry_sequence_breakers": []},
+]
+
+
+@pytest.mark.parametrize("options", GREEDY)
+def test_the_likeliest_token_is_taken_without_the_chain_only_where_the_chain_would_take_it(
+    options: dict[str, Any],
+) -> None:
+    raised = {VOCABULARY - 1: 1e-6, **options.get("logit_bias", {})}  # so that the chain must be asked
+    short = sampler(**{"temperature": 0, **options})
+    asked = sampler(**{"temperature": 0, **options, "logit_bias": raised})
+    steps = [logits_with({1: 9.0, 2: 8.5, 3: 8.4, 50: 8.3, 60: 8.2}, seed) for seed in range(60)]
+    chosen = [short.sample(logits) for logits in steps]
+    assert chosen == [asked.sample(logits) for logits in steps]
+    assert len(set(chosen)) > 1 or "repeat_last_n" not in options
 
 
 def frequencies(options: dict[str, Any], logits: NDArray[np.float32], count: int = 6000) -> dict[int, float]:
