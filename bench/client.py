@@ -18,6 +18,8 @@ class Timing:
     started_at: float = 0.0
     arrivals: list[float] = field(default_factory=list)
     """When each chunk that shows a part of the answer came."""
+    sizes: list[int] = field(default_factory=list)
+    """How many characters each of them showed."""
     ended_at: float = 0.0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -79,22 +81,23 @@ async def chat(
             chunk = json.loads(line.removeprefix("data: "))
             if "error" in chunk:
                 raise RuntimeError(chunk["error"])
-            if take_chunk(timing, chunk):
+            if size := take_chunk(timing, chunk):
                 timing.arrivals.append(time.perf_counter())
+                timing.sizes.append(size)
     timing.ended_at = time.perf_counter()
     if body.get("ignore_eos") and timing.completion_tokens < body["max_tokens"]:
         raise RuntimeError(f"the answer ended after {timing.completion_tokens} of {body['max_tokens']} tokens")
     return timing
 
 
-def take_chunk(timing: Timing, chunk: dict[str, Any]) -> bool:
-    """Notes what a chunk says; whether it shows a part of the answer."""
+def take_chunk(timing: Timing, chunk: dict[str, Any]) -> int:
+    """Notes what a chunk says; how many characters of the answer it shows, at least one for a part of a call."""
     if usage := chunk.get("usage"):
         timing.prompt_tokens = usage["prompt_tokens"]
         timing.completion_tokens = usage["completion_tokens"]
         timing.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
     timing.prompt_seconds = (chunk.get("timings") or {}).get("prompt_ms", timing.prompt_seconds * 1000) / 1000
-    shows = False
+    size = 0
     for choice in chunk.get("choices") or ():
         delta = choice["delta"]
         timing.finish_reason = choice.get("finish_reason") or timing.finish_reason
@@ -104,5 +107,6 @@ def take_chunk(timing: Timing, chunk: dict[str, Any]) -> bool:
             if call.get("id"):
                 timing.calls.append({"name": function["name"], "arguments": ""})
             timing.calls[-1]["arguments"] += function.get("arguments") or ""
-        shows = shows or bool(delta.get("content") or delta.get("tool_calls") or delta.get("reasoning_content"))
-    return shows
+            size += max(1, len(function.get("arguments") or ""))
+        size += len(delta.get("content") or "") + len(delta.get("reasoning_content") or "")
+    return size

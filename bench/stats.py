@@ -39,8 +39,9 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 def rate_together(timings: Sequence[Timing]) -> float:
     """Tokens a second of all streams while every one of them decodes: from the last first token to the first end.
 
-    The first chunk of a stream is taken for one token; those of each later chunk for decoded one after the other since
-    the chunk before, so that a server that sends several at once is neither credited nor charged for when it sends.
+    The first chunk of a stream is taken for one token; those of each later chunk, as many as its text is long, for
+    decoded one after the other since the chunk before. So a server that sends several at once is neither credited nor
+    charged for when it sends, nor for sending less at once when fewer streams are left.
     """
     started = max(timing.arrivals[0] for timing in timings)
     ended = min(timing.arrivals[-1] for timing in timings)
@@ -51,12 +52,12 @@ def rate_together(timings: Sequence[Timing]) -> float:
 def _decoded_within(timing: Timing, start: float, end: float) -> float:
     if len(timing.arrivals) < 2:
         return 0.0
-    per_chunk = (timing.completion_tokens - 1) / (len(timing.arrivals) - 1)
+    sizes = timing.sizes[1:] or [1] * (len(timing.arrivals) - 1)
     shares = (
-        max(0.0, min(later, end) - max(earlier, start)) / max(later - earlier, 1e-9)
-        for earlier, later in pairwise(timing.arrivals)
+        size * max(0.0, min(later, end) - max(earlier, start)) / max(later - earlier, 1e-9)
+        for size, (earlier, later) in zip(sizes, pairwise(timing.arrivals), strict=True)
     )
-    return per_chunk * sum(shares)
+    return (timing.completion_tokens - 1) * sum(shares) / sum(sizes)
 
 
 def gaps_within(arrivals: Sequence[float], start: float, end: float) -> list[float]:

@@ -35,6 +35,14 @@ def test_the_rate_together_does_not_depend_on_how_many_tokens_a_server_sends_at_
     assert rate_together(merged) == pytest.approx(20)
 
 
+def test_the_rate_together_counts_the_tokens_of_a_chunk_by_its_text() -> None:
+    """Four tokens at once while both decode, one at a time when one is left."""
+    arrivals, sizes = [1.0, 1.4, 1.8, 1.9, 2.0, 2.1, 2.2], [5, 20, 20, 5, 5, 5, 5]
+    longer = Timing(arrivals=arrivals, sizes=sizes, completion_tokens=13)
+    shorter = Timing(arrivals=[1.0, 1.4, 1.8], sizes=[5, 20, 20], completion_tokens=9)
+    assert rate_together([longer, shorter]) == pytest.approx(20)
+
+
 def test_of_one_stream_the_rate_together_is_that_behind_its_first_token() -> None:
     assert rate_together([Timing(arrivals=[1.0, 2.0, 3.0], completion_tokens=3)]) == 1.0
 
