@@ -87,8 +87,9 @@ class Admission:
         return generation.cache_key
 
     def _matches(self, *, beside: Generation) -> list[Match]:
-        """What the others who wait share with parked sequences."""
-        found = [self._pool.best_match(self._key(one), ()) for one in self._requests.waiting if one is not beside]
+        """What others who may start now share with parked sequences."""
+        others = [one for one in self._requests.waiting if one is not beside][: self._slots - 1]
+        found = [self._pool.best_match(self._key(one), ()) for one in others]
         return [match for match in found if match]
 
     def _fetch(self, generation: Generation, key: HashedTokens, match: Match | None, now: float) -> bool:

@@ -460,6 +460,23 @@ def test_of_requests_that_come_together_each_finds_what_it_begins_with_in_its_ce
     assert requests[1].generation.cached.parked == 600
 
 
+def test_a_request_that_comes_alone_finds_nothing_in_the_cells_beyond_the_budget_but_what_it_begins_with() -> None:
+    held: list[dict[int, int]] = []
+    context = FakeContext()
+    with running_engine(context, ram=1_000_000, parked_cells=0) as (engine, _, pool):
+        known = Request(range(600), max_tokens=1)
+        engine.submit(known.generation)
+        known.wait()
+        engine.call(lambda: None).result()
+        context.next_token = lambda tokens: held.append(pool.lengths()) or 1  # type: ignore[func-returns-value]
+        request = Request([*range(10), *[99] * 60], max_tokens=2)
+        engine.submit(request.generation)
+        request.wait()
+    assert request.generation.cached.parked == 10
+    assert [sum(lengths.values()) for lengths in held] == [10, 70]
+    assert all(len(lengths) == 1 for lengths in held)
+
+
 def test_a_title_is_made_once_no_other_worker_has_work_that_somebody_waits_for(tmp_path: Path) -> None:
     other = FileComputeLock(tmp_path / "lock")
     other.claim(is_urgent=True)
