@@ -69,7 +69,8 @@ class Admission:
             return False
         is_first = not running
         if is_first:
-            self._pool.clear_the_way([*self._matches(beside=generation), *([match] if match else [])])
+            self._pool.clear_the_way([*self._matches(beside=generation, now=now), *([match] if match else [])])
+            match = self._pool.best_match(key, computed)  # what can't be saved is dropped
         if self._fetch(generation, key, match, now):
             return True
         match = self._pool.best_match(key, computed)
@@ -86,9 +87,10 @@ class Admission:
         generation.cache_key = generation.cache_key or self._pool.key(generation.tokens)
         return generation.cache_key
 
-    def _matches(self, *, beside: Generation) -> list[Match]:
+    def _matches(self, *, beside: Generation, now: float) -> list[Match]:
         """What others who may start now share with parked sequences."""
-        others = [one for one in self._requests.waiting if one is not beside][: self._slots - 1]
+        waiting = in_order(self._requests.waiting, now=now, prefill_rate=self._cost.prefill_tokens_per_second)
+        others = [one for one in waiting if one is not beside][: self._slots - 1]
         found = [self._pool.best_match(self._key(one), ()) for one in others]
         return [match for match in found if match]
 

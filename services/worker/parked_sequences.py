@@ -132,10 +132,9 @@ class ParkedSequences:
         """
         kept: dict[int, int] = {}
         for match in wanted:
-            kept[match.sequence_id] = max(match.length, kept.get(match.sequence_id, 0))
-        most = self._max_parked_cells + sum(
-            length for sequence_id, length in kept.items() if sequence_id in self._parked
-        )
+            if match.sequence_id in self._parked:
+                kept[match.sequence_id] = max(match.length, kept.get(match.sequence_id, 0))
+        most = self._max_parked_cells + sum(self._in_whole_blocks(*one) for one in kept.items())
         deadline = self._clock() + _HURRY_SECONDS
         while self._ledger.exclusive_count(set(self._parked)) > most:
             victim, left = self._victim(kept=kept), deadline - self._clock()
@@ -204,6 +203,9 @@ class ParkedSequences:
         freeing = [one for one in candidates if self._ledger.released_by(one.sequence_id)]
         block_of = self._first_own_block if is_whole else _last_block
         return least_valuable(freeing or candidates, self._uses, block_of=block_of, now=self._clock())
+
+    def _in_whole_blocks(self, sequence_id: int, length: int) -> int:
+        return min(-(-length // BLOCK_TOKENS) * BLOCK_TOKENS, self._ledger.length(sequence_id))
 
     def _first_own_block(self, parked: Parked) -> int:
         return min(self._ledger.shared_length(parked.sequence_id) // BLOCK_TOKENS, _last_block(parked))

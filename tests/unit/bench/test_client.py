@@ -27,6 +27,7 @@ async def test_a_stream_is_read_to_its_end_and_counted() -> None:
     async with answering(*CHUNKS) as client:
         timing = await chat(client, {"messages": []})
     assert (timing.text, timing.finish_reason, len(timing.arrivals)) == ("Hello", "stop", 2)
+    assert timing.sizes == [3, 2]
     assert (timing.prompt_tokens, timing.cached_tokens, timing.prefilled_tokens) == (9, 4, 5)
     assert 0 < timing.ttft_seconds <= timing.total_seconds
     assert len(timing.gaps_seconds) == 1

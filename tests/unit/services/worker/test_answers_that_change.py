@@ -51,7 +51,7 @@ class CallingAnswer(Answer):
 
 
 def saying(*answer: int) -> FakeContext:
-    """A model that says this behind its prompt of three tokens, then ends; behind a name it says the rest."""
+    """A model that says this behind its prompt of three tokens, each at its place, then ends."""
     context = FakeContext()
 
     def next_token(tokens: Sequence[int]) -> int:
@@ -88,7 +88,7 @@ def test_a_stop_text_ends_the_answer_and_nothing_behind_it_is_said() -> None:
 
 
 def test_an_answer_that_announces_a_call_goes_on_with_it() -> None:
-    with running_engine(saying(20, LINE, NAME, RIGHT, 30, 31)) as (engine, _, _):
+    with running_engine(saying(20, LINE, 40, 41, 30, 31)) as (engine, _, _):
         request = Request(
             [1, 2, 3], max_tokens=20, open_announced_call=lambda text: [NAME, RIGHT] if text.endswith("\n") else []
         )

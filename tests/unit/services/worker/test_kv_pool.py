@@ -226,6 +226,15 @@ def test_what_requests_begin_with_keeps_its_cells_and_what_follows_gives_them_up
     assert other_id != parked_id
 
 
+def test_what_a_request_begins_with_does_not_count_as_parked_beyond_the_budget() -> None:
+    made = Pool(cells=2000, ram=100_000, parked_cells=BLOCK_TOKENS)
+    other_id = made.park(range(1000, 1000 + BLOCK_TOKENS))
+    parked_id = made.park(range(2 * BLOCK_TOKENS))
+    made.tidy(is_busy=False)
+    made.pool.clear_the_way([Match(parked_id, 300)])
+    assert made.pool.lengths() == {other_id: BLOCK_TOKENS, parked_id: 2 * BLOCK_TOKENS}
+
+
 def test_what_a_request_shares_itself_is_not_needed_of_the_parked_sequence_any_more() -> None:
     made = Pool(cells=2000, ram=100_000, parked_cells=0)
     parked_id = made.park(range(600))
