@@ -464,11 +464,16 @@ def test_a_request_that_comes_alone_finds_nothing_in_the_cells_beyond_the_budget
     held: list[dict[int, int]] = []
     context = FakeContext()
     with running_engine(context, ram=1_000_000, parked_cells=0) as (engine, _, pool):
+
+        def note_cells(_: Sequence[int]) -> int:
+            held.append(pool.lengths())
+            return 1
+
         known = Request(range(600), max_tokens=1)
         engine.submit(known.generation)
         known.wait()
         engine.call(lambda: None).result()
-        context.next_token = lambda tokens: held.append(pool.lengths()) or 1  # type: ignore[func-returns-value]
+        context.next_token = note_cells
         request = Request([*range(10), *[99] * 60], max_tokens=2)
         engine.submit(request.generation)
         request.wait()
